@@ -1,0 +1,1 @@
+"""Articulated rigid-body dynamics, differentiable, batch-last and component-wise."""
