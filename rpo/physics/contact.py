@@ -1,0 +1,77 @@
+"""Ground contact at the links' contact points: a damped spring along the normal, smooth friction.
+
+For a point at depth c < 0 moving with velocity u: normal force -c ke - (-c) kd min(u_z, 0), and
+friction against the tangential velocity of size min(kf |u_t|, -mu c ke). Contact of links with one
+another would add its pairs of wrenches here, beside `ground_wrench`.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+
+from rpo.physics.kinematics import Motion, Pose
+from rpo.physics.spatial import (
+    ZERO,
+    Scalar,
+    Vector,
+    add,
+    cross,
+    mul,
+    rotate,
+    sub,
+    vadd,
+)
+from rpo.physics.topology import ContactPoints, Group
+
+_TINY = 1e-30
+
+
+class Wrench(Motion):
+    """Moment about the origin (`angular`) and force (`linear`)."""
+
+
+NO_WRENCH = Wrench(ZERO, ZERO)
+
+
+def ground_wrench(group: Group, pose: Pose, velocity: Motion, origin_height: Scalar) -> Wrench:
+    """Wrench of the ground on each of the group's links."""
+    result = NO_WRENCH
+    for points in group.contacts:
+        wrench = _points_wrench(points, pose, velocity, origin_height)
+        if group.size == 1:
+            wrench = _sum_points(wrench)
+        result = Wrench(vadd(result.angular, wrench.angular), vadd(result.linear, wrench.linear))
+    return result
+
+
+def _points_wrench(
+    points: ContactPoints, pose: Pose, velocity: Motion, origin_height: Scalar
+) -> Wrench:
+    x, y, z = vadd(pose.position, rotate(pose.rotation, points.position))
+    place: Vector = (x, y, sub(z, points.radius))
+    depth = add(place[2], origin_height)
+    ux, uy, uz = vadd(velocity.linear, cross(velocity.angular, place))
+    load = mul(points.stiffness, -depth)
+    normal = sub(load, mul(mul(points.damping, -depth), jnp.minimum(uz, 0.0)))
+    # u_t / |u_t| * min(kf |u_t|, bound) without a division by zero: at rest the first branch, kf u_t,
+    # holds, so the gradient is finite there too.
+    inverse_speed = lax.rsqrt(jnp.maximum(mul(ux, ux) + mul(uy, uy), _TINY))
+    friction = jnp.minimum(
+        points.friction_stiffness, mul(mul(points.friction_coefficient, load), inverse_speed)
+    )
+    touching = depth < 0.0
+    force = (
+        jnp.where(touching, -mul(friction, ux), 0.0),
+        jnp.where(touching, -mul(friction, uy), 0.0),
+        jnp.where(touching, normal, 0.0),
+    )
+    return Wrench(cross(place, force), force)
+
+
+def _sum_points(wrench: Wrench) -> Wrench:
+    def reduce(vector: Vector) -> Vector:
+        x, y, z = (jnp.sum(component, axis=0, keepdims=True) for component in vector)
+        return (x, y, z)
+
+    return Wrench(reduce(wrench.angular), reduce(wrench.linear))

@@ -1,0 +1,183 @@
+"""One control step: substeps of the equations of motion with a mass matrix refreshed now and then."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from jax import Array, lax
+
+from rpo.physics import dynamics, joints, kinematics
+from rpo.physics.contact import Wrench, ground_wrench
+from rpo.physics.kinematics import Components
+from rpo.physics.model import JointType, Model
+from rpo.physics.spatial import Scalar, Vector, add, cross, is_constant, sub, vadd, vsub
+from rpo.physics.topology import Group, groups_of
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """How a control step is cut.
+
+    Args:
+        control_dt: duration of a control step in s.
+        substeps: physics steps in it.
+        mass_matrix_interval: substeps that share one factored mass matrix; divides `substeps`.
+
+    Raises:
+        ValueError: if a figure is not positive or the interval does not divide the substeps.
+    """
+
+    control_dt: float = 1.0 / 60.0
+    substeps: int = 16
+    mass_matrix_interval: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.control_dt > 0:
+            raise ValueError(f"control_dt must be positive, got {self.control_dt}")
+        if self.substeps < 1 or self.mass_matrix_interval < 1:
+            raise ValueError("substeps and mass_matrix_interval must be at least 1")
+        if self.substeps % self.mass_matrix_interval:
+            raise ValueError(
+                f"mass_matrix_interval {self.mass_matrix_interval} must divide "
+                f"substeps {self.substeps}"
+            )
+
+
+State = tuple[list[Components], list[Components]]
+"""Coordinates and velocities by group, about the origin of the control step."""
+
+
+def control_step(
+    model: Model, settings: StepSettings, q: Array, qd: Array, joint_force: Array
+) -> tuple[Array, Array]:
+    """Advance a batch of robots by one control step under constant joint forces.
+
+    The derivative is that of this discrete map, the path through the cached mass matrix included.
+
+    Args:
+        q: coordinates (nq, batch); see `Model` for their order.
+        qd: velocities (nv, batch).
+        joint_force: force or torque along each joint (nv, batch); rows of a free joint are ignored.
+
+    Returns:
+        q and qd after the step, in the shapes and precision given.
+    """
+    groups = groups_of(model)
+    coordinate_rows = [group.coordinates for group in groups]
+    velocity_rows = [group.velocities for group in groups]
+    start = joints.split(q, coordinate_rows)
+    forces = joints.split(joint_force, velocity_rows)
+    origins = kinematics.origins(groups, start)
+    velocities = joints.split(qd, velocity_rows)
+    state: State = ([_relative(g, c) for g, c in zip(groups, start, strict=True)], velocities)
+    interval = _make_interval(model, settings, groups, start, origins, forces)
+    intervals = settings.substeps // settings.mass_matrix_interval
+    if intervals == 1:
+        state = interval(state)
+    else:
+        state, _ = lax.scan(lambda s, _: (interval(s), None), state, length=intervals)
+    coordinates, velocities = state
+    end = [_absolute(*args) for args in zip(groups, start, coordinates, strict=True)]
+    settled = [_at_link(*args) for args in zip(groups, coordinates, velocities, strict=True)]
+    return joints.join(end, coordinate_rows), joints.join(settled, velocity_rows)
+
+
+def _relative(group: Group, q: Components) -> Components:
+    """Coordinates that move the origin start at zero."""
+    if group.kind is JointType.FREE:
+        return (*(component * 0.0 for component in q[:3]), *q[3:])
+    return (q[0] * 0.0,) if group.base else q
+
+
+def _absolute(group: Group, start: Components, q: Components) -> Components:
+    if group.kind is JointType.FREE:
+        return (*(s + d for s, d in zip(start[:3], q[:3], strict=True)), *q[3:])
+    return (start[0] + q[0],) if group.base else q
+
+
+def _at_link(group: Group, q: Components, qd: Components) -> Components:
+    """Velocity of the free link's own origin, from the twist about the step's origin."""
+    if group.kind is not JointType.FREE:
+        return qd
+    return (*vadd(qd[:3], cross(qd[3:], q[:3])), *qd[3:])  # type: ignore[arg-type]
+
+
+def _make_interval(model, settings, groups, start, origins, forces):
+    """The function that advances the state by the substeps that share a mass matrix."""
+    dt = settings.control_dt / settings.substeps
+
+    def interval(state: State) -> State:
+        poses = kinematics.link_poses(groups, state[0])
+        matrix = dynamics.mass_matrix(groups, poses, kinematics.motion_subspaces(groups, poses))
+        solver = dynamics.Solver(groups, matrix)
+        varying = _broadcast(groups, solver.varying(matrix), state)
+        factor, constants = solver.factorise(lax.stop_gradient(varying))
+
+        def substep(state: State, _: None) -> tuple[State, None]:
+            tau = _generalised_forces(model, groups, start, origins, forces, state)
+            acceleration = solver(varying, factor, constants, tau)
+            coordinates, velocities = state
+            moved = [
+                joints.integrate(
+                    group,
+                    coordinates[g],
+                    velocities[g],
+                    tuple(acceleration[g, c] for c in range(group.kind.velocities)),
+                    dt,
+                )
+                for g, group in enumerate(groups)
+            ]
+            return ([q for q, _ in moved], [v for _, v in moved]), None
+
+        state, _ = lax.scan(jax.checkpoint(substep), state, length=settings.mass_matrix_interval)
+        return state
+
+    return interval
+
+
+def _broadcast(groups: tuple[Group, ...], entries: dynamics.Entries, state: State):
+    """Give every entry its group's full shape, the one its cotangent will have."""
+    batch = state[1][0][0].shape[1]
+    return {
+        (k, i): value
+        if value.shape == (groups[k[0]].size, batch)
+        else jax.numpy.broadcast_to(value, (groups[k[0]].size, batch))
+        for (k, i), value in entries.items()
+    }
+
+
+def _generalised_forces(
+    model: Model,
+    groups: tuple[Group, ...],
+    start: list[Components],
+    origins: list[Vector],
+    forces: list[Components],
+    state: State,
+) -> dynamics.Forces:
+    """Right-hand side of H qdd = tau."""
+    coordinates, velocities = state
+    poses = kinematics.link_poses(groups, coordinates)
+    subspaces = kinematics.motion_subspaces(groups, poses)
+    moving = kinematics.link_velocities(groups, subspaces, velocities)
+    gravity: Vector = tuple(float(g) for g in model.gravity)  # type: ignore[assignment]
+    wrenches = dynamics.bias_wrenches(groups, poses, subspaces, velocities, moving, gravity)
+    for g, group in enumerate(groups):
+        ground = ground_wrench(group, poses[g], moving[g], origins[g][2])
+        bias = wrenches[g]
+        wrenches[g] = Wrench(
+            vsub(bias.angular, ground.angular), vsub(bias.linear, ground.linear)
+        )
+    needed = dynamics.project_wrenches(groups, subspaces, wrenches)
+    tau: dynamics.Forces = {}
+    for g, group in enumerate(groups):
+        for c in range(group.kind.velocities):
+            applied: Scalar = 0.0
+            if group.kind is not JointType.FREE:
+                q = add(start[g][0], coordinates[g][0]) if group.base else coordinates[g][0]
+                applied = joints.joint_force(group, q, velocities[g][0], forces[g][0])
+            value = sub(applied, needed[g, c])
+            assert not is_constant(value)
+            shape = velocities[g][c].shape
+            tau[g, c] = value if value.shape == shape else jax.numpy.broadcast_to(value, shape)
+    return tau

@@ -1,0 +1,245 @@
+"""Groups of isomorphic links, and each group's constants in frames that suit the dynamics.
+
+Links that hang in the same way (four hips, four ankles) are computed together as one array of shape
+(links, batch): the compiled program grows with the number of groups, not of links. Every link's axes
+are turned so that its joint axis is its z axis, which leaves most constants zero or one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+import numpy as np
+
+from rpo.physics.model import Floats, JointType, Model
+from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant
+
+
+@dataclasses.dataclass(frozen=True)
+class ContactPoints:
+    """Contact points of one group: `rows` arrays over (links or points, batch).
+
+    Args:
+        position: in the link frame.
+        radius, stiffness, damping, friction_stiffness, friction_coefficient: see `Model`.
+    """
+
+    position: Vector
+    radius: Scalar
+    stiffness: Scalar
+    damping: Scalar
+    friction_stiffness: Scalar
+    friction_coefficient: Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Isomorphic links, their constants folded to floats where all of them agree.
+
+    Args:
+        links: indices in the model.
+        parent: index of the parent group, -1 for the world. The parent has one link, or as many.
+        base: whether the joint only moves the robot's origin: a slide whose direction in the world
+            never changes, all the way to the world.
+        summed: whether several links hang on a single parent, so that sums over them reduce.
+        offset: link origin in the parent frame; `turn`: link axes in the parent frame at zero.
+        coordinates, velocities: rows of q and qd for each component of the joint (components, links).
+        contacts: one entry per set of points that is computed as one array.
+    """
+
+    links: tuple[int, ...]
+    parent: int
+    kind: JointType
+    base: bool
+    summed: bool
+    offset: Vector
+    turn: Rotation
+    mass: Scalar
+    center_of_mass: Vector
+    inertia: Symmetric
+    armature: tuple[Scalar, ...]
+    damping: Scalar
+    stiffness: Scalar
+    spring_target: Scalar
+    limit_lower: Scalar
+    limit_upper: Scalar
+    limit_stiffness: Scalar
+    coordinates: tuple[tuple[int, ...], ...]
+    velocities: tuple[tuple[int, ...], ...]
+    contacts: tuple[ContactPoints, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of links."""
+        return len(self.links)
+
+    @property
+    def massless(self) -> bool:
+        """Whether the links have neither mass nor inertia."""
+        return isinstance(self.mass, float) and self.mass == 0.0
+
+
+@lru_cache(maxsize=64)
+def groups_of(model: Model) -> tuple[Group, ...]:
+    """Groups of the model, parents first."""
+    frames = _joint_axis_frames(model)
+    partition = _partition(model)
+    group_of_link = {link: g for g, (links, _) in enumerate(partition) for link in links}
+    groups: list[Group] = []
+    for links, _ in partition:
+        parent_link = int(model.parent[links[0]])
+        parent = -1 if parent_link < 0 else group_of_link[parent_link]
+        groups.append(_group(model, frames, links, parent, groups))
+    return tuple(groups)
+
+
+def ancestors(groups: tuple[Group, ...], g: int) -> list[int]:
+    """Groups from g's parent up to the root, nearest first."""
+    chain = []
+    while (g := groups[g].parent) >= 0:
+        chain.append(g)
+    return chain
+
+
+def quaternion_matrix(q: Floats) -> Floats:
+    """Rotation matrix of a unit quaternion w, x, y, z."""
+    w, x, y, z = q / np.linalg.norm(q)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _joint_axis_frames(model: Model) -> list[Floats]:
+    """For each link the rotation from the axes used here to the model's link axes."""
+    frames: list[Floats] = []
+    for link, kind in enumerate(model.joint_type):
+        if kind is JointType.FREE:
+            frames.append(np.eye(3))
+            continue
+        parent = model.parent[link]
+        outer = np.eye(3) if parent < 0 else frames[parent]
+        fixed = outer.T @ quaternion_matrix(model.joint_quaternion[link])
+        axis = fixed @ model.joint_axis[link]
+        frames.append(fixed.T @ _axes_with_z(axis))
+    return frames
+
+
+def _axes_with_z(z: Floats) -> Floats:
+    """A rotation whose third column is z and whose first has a zero: few terms survive folding."""
+    if abs(z[2]) > 1 - 1e-12:
+        return np.diag([1.0, np.sign(z[2]), np.sign(z[2])])
+    x = np.array([-z[1], z[0], 0.0]) / np.hypot(z[0], z[1])
+    return np.stack([x, np.cross(z, x), z], axis=1)
+
+
+def _signatures(model: Model) -> list[tuple]:
+    signatures: list[tuple] = [()] * model.num_links
+    for link in reversed(range(model.num_links)):
+        children = sorted(signatures[c] for c in range(model.num_links) if model.parent[c] == link)
+        points = int((model.contact_link == link).sum())
+        massive = bool(model.mass[link] > 0)
+        signatures[link] = (int(model.joint_type[link]), massive, points, tuple(children))
+    return signatures
+
+
+def _partition(model: Model) -> list[tuple[tuple[int, ...], tuple]]:
+    """Links by group, parents first; the parent of a group has one link or as many as the group."""
+    signatures = _signatures(model)
+    result: list[tuple[tuple[int, ...], tuple]] = []
+    waiting: list[tuple[int, ...]] = [(-1,)]
+    while waiting:
+        parents = waiting.pop(0)
+        slots: dict[tuple, list[list[int]]] = {}
+        for parent in parents:
+            seen: dict[tuple, int] = {}
+            for link in np.flatnonzero(model.parent == parent):
+                signature = signatures[link]
+                slot = seen.get(signature, 0)
+                seen[signature] = slot + 1
+                rows = slots.setdefault(signature, [])
+                while len(rows) <= slot:
+                    rows.append([])
+                rows[slot].append(int(link))
+        for signature, rows in slots.items():
+            merged = [[link for row in rows for link in row]] if len(parents) == 1 else rows
+            for links in merged:
+                result.append((tuple(links), signature))
+                waiting.append(tuple(links))
+    return result
+
+
+def _vector(values: Floats) -> Vector:
+    return (constant(values[:, 0]), constant(values[:, 1]), constant(values[:, 2]))
+
+
+def _group(
+    model: Model, frames: list[Floats], links: tuple[int, ...], parent: int, above: list[Group]
+) -> Group:
+    kind = model.joint_type[links[0]]
+    outer = [np.eye(3) if model.parent[k] < 0 else frames[model.parent[k]] for k in links]
+    fixed = np.stack(
+        [
+            o.T @ quaternion_matrix(model.joint_quaternion[k]) @ frames[k]
+            for o, k in zip(outer, links, strict=True)
+        ]
+    )
+    offsets = np.stack([o.T @ model.joint_position[k] for o, k in zip(outer, links, strict=True)])
+    inertia = np.stack([frames[k].T @ model.inertia[k] @ frames[k] for k in links])
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    q = tuple(
+        tuple(model.coordinate_start[k] + i for k in links) for i in range(kind.coordinates)
+    )
+    v = tuple(tuple(model.velocity_start[k] + i for k in links) for i in range(kind.velocities))
+    rows = list(v[0])
+    return Group(
+        links=links,
+        parent=parent,
+        kind=kind,
+        base=kind is JointType.SLIDE and (parent < 0 or above[parent].base),
+        summed=len(links) > 1 and (parent < 0 or above[parent].size == 1),
+        offset=_vector(offsets),
+        turn=(_vector(fixed[:, :, 0]), _vector(fixed[:, :, 1]), _vector(fixed[:, :, 2])),
+        mass=constant(model.mass[list(links)]),
+        center_of_mass=_vector(
+            np.stack([frames[k].T @ model.center_of_mass[k] for k in links])
+        ),
+        inertia=tuple(constant(inertia[:, i, j]) for i, j in pairs),  # type: ignore[arg-type]
+        armature=tuple(constant(model.armature[list(component)]) for component in v),
+        damping=constant(model.damping[rows] + model.limit_damping[rows]),
+        stiffness=constant(model.stiffness[rows]),
+        spring_target=constant(model.spring_target[rows]),
+        limit_lower=constant(model.limit_lower[rows]),
+        limit_upper=constant(model.limit_upper[rows]),
+        limit_stiffness=constant(model.limit_stiffness[rows]),
+        coordinates=q,
+        velocities=v,
+        contacts=_contacts(model, frames, links),
+    )
+
+
+def _contacts(
+    model: Model, frames: list[Floats], links: tuple[int, ...]
+) -> tuple[ContactPoints, ...]:
+    """Points of a lone link side by side in one array; of several links one array per slot."""
+    slots = np.stack([np.flatnonzero(model.contact_link == link) for link in links])
+    if slots.shape[1] == 0:
+        return ()
+    sets = [slots[0]] if len(links) == 1 else list(slots.T)
+    return tuple(
+        ContactPoints(
+            position=_vector(
+                np.stack([frames[model.contact_link[k]].T @ model.contact_position[k] for k in s])
+            ),
+            radius=constant(model.contact_radius[s]),
+            stiffness=constant(model.contact_stiffness[s]),
+            damping=constant(model.contact_damping[s]),
+            friction_stiffness=constant(model.friction_stiffness[s]),
+            friction_coefficient=constant(model.friction_coefficient[s]),
+        )
+        for s in sets
+    )
