@@ -1,0 +1,257 @@
+"""What every task looks like from outside: a differentiable batch of environments.
+
+`Env` is the interface. `EpisodicEnv` supplies everything that tasks have in common (step counting,
+automatic reset, the guard against non-finite states), so that a task is only its equations.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+STATE_BOUND = 1e6
+"""Largest absolute value a physics state may hold before it counts as diverged."""
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """Sizes and timing of a task.
+
+    Args:
+        name: what the task is called.
+        observation_size: length of one observation.
+        action_size: length of one action; each entry is meant to lie in [-1, 1].
+        episode_length: steps after which an episode is truncated.
+        control_dt: seconds between two actions.
+
+    Raises:
+        ValueError: if a size or the time step is not positive.
+    """
+
+    name: str
+    observation_size: int
+    action_size: int
+    episode_length: int
+    control_dt: float
+
+    def __post_init__(self) -> None:
+        for field in ("observation_size", "action_size", "episode_length", "control_dt"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{self.name}: {field} must be positive")
+
+
+class EnvState(eqx.Module):
+    """State of a batch of environments. Every leaf leads with the number of environments.
+
+    Args:
+        physics: the task's own state, a pytree.
+        observation: what the policy sees in this state, not normalised.
+        step_count: steps taken in the current episode.
+        key: raw threefry key of each environment, the source of its future random starts.
+    """
+
+    physics: PyTree
+    observation: Float[Array, "envs observation"]
+    step_count: Int[Array, " envs"]
+    key: UInt32[Array, "envs 2"]
+
+
+class Transition(eqx.Module):
+    """What one step returns beside the new state.
+
+    Args:
+        observation: of the state to act in next; where an episode ended, of the new start.
+        reward: of the step just taken.
+        terminated: the episode ended by itself: the value beyond is zero.
+        truncated: the episode hit the time limit (and did not terminate): the value beyond is that
+            of `final_observation`.
+        final_observation: of the state that the step led to, before any reset; zeros where
+            that state was not finite.
+        info: further arrays with one entry per environment. Always holds `non_finite`.
+    """
+
+    observation: Float[Array, "envs observation"]
+    reward: Float[Array, " envs"]
+    terminated: Bool[Array, " envs"]
+    truncated: Bool[Array, " envs"]
+    final_observation: Float[Array, "envs observation"]
+    info: Mapping[str, Array]
+
+
+class Env(eqx.Module):
+    """A batch of environments; `reset` and `step` are pure and can be traced and differentiated.
+
+    Gradients flow from a transition and the new state to the old state and the action. They never
+    cross a reset. An environment's randomness depends on its own key only, so results do not depend
+    on which other environments share the batch.
+    """
+
+    spec: eqx.AbstractVar[EnvSpec]
+
+    @abc.abstractmethod
+    def reset(self, key: Array, num_envs: int) -> EnvState:
+        """Starts `num_envs` episodes.
+
+        Args:
+            key: a JAX random key (typed or raw). Environment i uses `fold_in(key, i)`.
+            num_envs: how many.
+        """
+
+    @abc.abstractmethod
+    def step(
+        self, state: EnvState, action: Float[Array, "envs action"]
+    ) -> tuple[EnvState, Transition]:
+        """Takes one control step and restarts the episodes that ended.
+
+        Args:
+            state: from `reset` or an earlier `step`.
+            action: clipped to [-1, 1] by the environment.
+        """
+
+
+class EpisodicEnv(Env):
+    """An environment given by its equations. Subclass it and define
+
+    - `spec`, a static field,
+    - `initial_state(key)`: a random start of *one* environment,
+    - `dynamics(state, action)`: the next state of a *batch*, differentiable,
+    - `observe(state)` and `reward(state, action, next_state)` of a batch,
+    - `is_terminal(state)` of a batch, if episodes can end before the time limit.
+
+    A state is any pytree of arrays. An environment whose next state is not finite, or beyond
+    `STATE_BOUND`, is terminated with reward zero and restarted; the others do not notice.
+    """
+
+    @abc.abstractmethod
+    def initial_state(self, key: Array) -> PyTree:
+        """Random start of one environment (no batch axis), from a typed JAX key."""
+
+    @abc.abstractmethod
+    def dynamics(self, state: PyTree, action: Float[Array, "envs action"]) -> PyTree:
+        """Next state of a batch; `action` is already clipped to [-1, 1]."""
+
+    @abc.abstractmethod
+    def observe(self, state: PyTree) -> Float[Array, "envs observation"]:
+        """Observation of a batch of states."""
+
+    @abc.abstractmethod
+    def reward(
+        self, state: PyTree, action: Float[Array, "envs action"], next_state: PyTree
+    ) -> Float[Array, " envs"]:
+        """Reward for taking `action` (clipped) in `state` and arriving at `next_state`."""
+
+    def is_terminal(self, state: PyTree) -> Bool[Array, " envs"]:
+        """Whether an episode ends in this state; by default never."""
+        return jnp.zeros(_batch_size(state), bool)
+
+    def reset(self, key: Array, num_envs: int) -> EnvState:
+        """Starts `num_envs` episodes; environment i uses `fold_in(key, i)`."""
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}, must be at least 1")
+        key = _typed_key(key)
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(num_envs))
+        return self._start(jax.random.key_data(keys))
+
+    def step(
+        self, state: EnvState, action: Float[Array, "envs action"]
+    ) -> tuple[EnvState, Transition]:
+        """One control step of every environment; see `Env.step`."""
+        action = clip_action(action)
+        physics = self.dynamics(state.physics, action)
+        observation = self.observe(physics)
+        reward = self.reward(state.physics, action, physics)
+
+        non_finite = _diverged(physics) | ~_finite(observation) | ~_finite(reward)
+        step_count = state.step_count + 1
+        terminated = self.is_terminal(physics) | non_finite
+        truncated = (step_count >= self.spec.episode_length) & ~terminated
+        ended = terminated | truncated
+
+        stepped = EnvState(physics, observation, step_count, state.key)
+        following = select(ended, self._restart(stepped, ended), stepped)
+        return following, Transition(
+            observation=following.observation,
+            reward=jnp.where(non_finite, 0, reward),
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=select(non_finite, jnp.zeros_like(observation), observation),
+            info={"non_finite": non_finite},
+        )
+
+    def _start(self, key: UInt32[Array, "envs 2"]) -> EnvState:
+        """New episodes from each environment's raw key, which is replaced by a fresh one."""
+        both = jax.vmap(jax.random.split)(_typed_key(key))
+        physics = jax.vmap(self.initial_state)(both[:, 0])
+        return EnvState(
+            physics=physics,
+            observation=self.observe(physics),
+            step_count=jnp.zeros(len(key), jnp.int32),
+            key=jax.random.key_data(both[:, 1]),
+        )
+
+    def _restart(self, state: EnvState, ended: Bool[Array, " envs"]) -> EnvState:
+        """New episodes if any has ended, otherwise zeros that nobody reads.
+
+        Random numbers cost as much as several substeps, so they are drawn only when needed. The
+        branches see nothing but integers: no gradient can cross.
+        """
+
+        zeros = jax.tree.map(jnp.zeros_like, state)
+
+        def start(key: Array) -> EnvState:
+            fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), self._start(key), zeros)
+            # Selecting makes constants of the start vary over the same mapped axes as the state.
+            return select(ended, fresh, zeros)
+
+        return lax.cond(ended.any(), start, lambda _: zeros, state.key)
+
+
+def clip_action(action: Array) -> Array:
+    """Clips to [-1, 1]; the derivative is one inside and *at* the bounds, zero beyond them."""
+    return jnp.where(jnp.abs(action) <= 1, action, jnp.sign(action))
+
+
+def select(condition: Bool[Array, " envs"], chosen: T, otherwise: T) -> T:
+    """Per environment the leaves of `chosen` where `condition` holds, else of `otherwise`."""
+
+    def leaf(x: Array, y: Array) -> Array:
+        return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - 1)), x, y)
+
+    chosen_tree: Any = chosen
+    result: T = jax.tree.map(leaf, chosen_tree, otherwise)
+    return result
+
+
+def _typed_key(key: Array) -> Array:
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
+def _batch_size(state: PyTree) -> int:
+    size: int = jax.tree.leaves(state)[0].shape[0]
+    return size
+
+
+def _diverged(state: PyTree) -> Bool[Array, " envs"]:
+    """Per environment: is any number not finite or beyond `STATE_BOUND`?"""
+    diverged = jnp.zeros(_batch_size(state), bool)
+    for leaf in jax.tree.leaves(state):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            inside = jnp.abs(leaf) <= STATE_BOUND  # false for NaN too
+            diverged |= ~inside.reshape(len(leaf), -1).all(axis=1)
+    return diverged
+
+
+def _finite(values: Array) -> Bool[Array, " envs"]:
+    return jnp.isfinite(values).reshape(len(values), -1).all(axis=1)
