@@ -1,5 +1,16 @@
 """Tasks: differentiable batches of environments, and how to write one of your own."""
 
 from rpo.envs.base import Env, EnvSpec, EnvState, EpisodicEnv, Transition
+from rpo.envs.registry import describe, make, names, settings_class
 
-__all__ = ["Env", "EnvSpec", "EnvState", "EpisodicEnv", "Transition"]
+__all__ = [
+    "Env",
+    "EnvSpec",
+    "EnvState",
+    "EpisodicEnv",
+    "Transition",
+    "describe",
+    "make",
+    "names",
+    "settings_class",
+]

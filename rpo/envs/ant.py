@@ -1,0 +1,43 @@
+"""Ant: a four-legged robot that learns to run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rpo.envs.locomotion import FreeBaseEnv, FreeBaseSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AntSettings(FreeBaseSettings):
+    """Figures of the Ant task. The paper's appendix prints an action penalty of 0.01; the task its
+    tables were made with has none."""
+
+    mass_matrix_interval: int = 16
+    action_penalty: float = 0.0
+    contact_stiffness: float = 4e4
+    contact_damping: float = 1e4
+    friction_stiffness: float = 3e3
+    friction_coefficient: float = 0.75
+    start_height: float = 0.75
+    start_joints: tuple[float, ...] = (0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
+    termination_height: float = 0.27
+
+
+class Ant(FreeBaseEnv):
+    """A torso with four legs of two hinges each.
+
+    | | |
+    |---|---|
+    | coordinates, velocities | 15, 14 |
+    | actions | 8 joint torques of up to 200 N m |
+    | observation | 37: height, quaternion 4, linear velocity 3, angular velocity 3, joints 8, joint velocities 8 times 0.1, up, heading, last action 8 |
+    | mass matrix | every 16 of 16 substeps |
+    | contact ke, kd, kf, mu | 4e4, 1e4, 3e3, 0.75 |
+    | start | height 0.75, joints 0 1 0 -1 0 -1 0 1 |
+    | random start | position +-0.1, rotation +-pi/24, joints +-0.2, velocities +-0.25 |
+    | terminated | height < 0.27, or state not finite |
+    | reward | forward velocity + 0.1 up + heading + (height - 0.27) |
+    """  # noqa: E501
+
+    def __init__(self, settings: AntSettings = AntSettings()) -> None:
+        super().__init__("ant", settings)

@@ -1,0 +1,332 @@
+"""What the locomotion tasks share: robot, control, random start, observation and reward.
+
+The figures are those of the tasks as the paper used them (DFlex, in the AHAC version). Observations
+are given in a y-up world, as published: a vector (x, y, z) of ours becomes (x, z, -y).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from importlib import resources
+from typing import Any, Literal, TypeAlias, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from rpo.envs.base import EnvSpec, EpisodicEnv
+from rpo.physics.mjcf import load_mjcf
+from rpo.physics.model import JointType, Model
+from rpo.physics.step import StepSettings, control_step
+
+Inertia: TypeAlias = Literal["reference", "physical"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocomotionSettings:
+    """Figures that every locomotion task has. SI units; forces are N or N m.
+
+    Raises:
+        ValueError: in one line, if a figure is out of range.
+    """
+
+    episode_length: int = 1000
+    """Steps after which an episode is truncated."""
+    control_frequency: float = 60.0
+    """Actions per second."""
+    substeps: int = 16
+    """Physics steps per action."""
+    mass_matrix_interval: int = 16
+    """The mass matrix is refreshed every so many substeps."""
+    inertia: Inertia = "reference"
+    """`reference`: rotated shapes have the inertias of the published tasks; `physical`: true ones."""
+    observe_last_action: bool = False
+    """Show the last clipped action in the observation (without gradient) instead of zeros."""
+    gravity: float = 9.81
+    """Gravitational acceleration, m/s^2."""
+    strength: float = 200.0
+    """Joint force at an action of one (times `gears` where a task has them)."""
+    action_penalty: float = 0.0
+    """Cost per squared action."""
+    contact_stiffness: float = 2e4
+    """Ground's normal force per depth, N/m (ke)."""
+    contact_damping: float = 2e3
+    """Ground's normal force per depth and speed, N s/m^2 (kd)."""
+    friction_stiffness: float = 1e3
+    """Friction force per tangential speed, N s/m (kf)."""
+    friction_coefficient: float = 0.75
+    """Coulomb's bound on friction (mu)."""
+    limit_stiffness: float = 1e3
+    """Spring force per displacement beyond a joint's range (limit ke)."""
+    limit_damping: float = 10.0
+    """Damping of every joint beside its own; acts inside the range too (limit kd)."""
+    start_height: float = 0.0
+    """Height coordinate of the root at the start, m."""
+    start_joints: tuple[float, ...] = ()
+    """Joint coordinates at the start."""
+    start_position_range: float = 0.1
+    """Random start: root's position, +- m in each direction."""
+    start_joint_range: float = 0.2
+    """Random start: joint coordinates, +-."""
+    start_velocity_range: float = 0.25
+    """Random start: all velocities, +-."""
+    termination_height: float = 0.0
+    """An episode terminates when the root is lower than this, m."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_number(field.name, getattr(self, field.name), type(field.default))
+        if self.mass_matrix_interval > self.substeps:
+            raise ValueError(
+                f"mass_matrix_interval is {self.mass_matrix_interval}, must be at most "
+                f"substeps = {self.substeps}"
+            )
+        if self.inertia not in get_args(Inertia):
+            raise ValueError(f"inertia is {self.inertia!r}, must be 'reference' or 'physical'")
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Joint force of each motor at an action of one (actions,)."""
+        return (self.strength,) * len(self.start_joints)
+
+
+_POSITIVE = (
+    "episode_length",
+    "control_frequency",
+    "substeps",
+    "mass_matrix_interval",
+    "strength",
+    "pitch_scale",
+)
+_SIGNED = ("start_height", "start_joints", "termination_height")
+
+
+def _check_number(name: str, value: Any, kind: type) -> None:
+    """Refuses a setting of the wrong kind or out of range, in one line."""
+    if kind is tuple:
+        for entry in value:
+            _check_number(name, entry, float)
+        return
+    if kind not in (int, float):
+        return
+    wanted = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, must be a {'whole' if kind is int else 'finite'} number")
+    if name in _POSITIVE and value <= 0:
+        raise ValueError(f"{name} is {value}, must be positive")
+    if name not in _SIGNED and value < 0:
+        raise ValueError(f"{name} is {value}, must be at least 0")
+
+
+class RobotState(eqx.Module):
+    """State of a robot: coordinates, velocities, and the last action where it is observed."""
+
+    q: Float[Array, "envs nq"]
+    qd: Float[Array, "envs nv"]
+    last_action: Float[Array, "envs action"]
+
+
+class LocomotionEnv(EpisodicEnv):
+    """A robot on flat ground; subclasses add observation, reward and random start."""
+
+    spec: EnvSpec = eqx.field(static=True)
+    settings: LocomotionSettings = eqx.field(static=True)
+    model: Model = eqx.field(static=True)
+
+    def __init__(self, name: str, observation_size: int, settings: LocomotionSettings) -> None:
+        self.settings = settings
+        self.model = load_robot(name, settings)
+        self.spec = EnvSpec(
+            name=name,
+            observation_size=observation_size,
+            action_size=len(settings.strengths),
+            episode_length=settings.episode_length,
+            control_dt=1 / settings.control_frequency,
+        )
+        joints = self.model.nv - self._root_velocities
+        if joints != len(settings.start_joints) or joints != len(settings.strengths):
+            raise ValueError(f"{name}: start_joints and strengths must have {joints} entries")
+
+    @property
+    def _root_velocities(self) -> int:
+        """Number of degrees of freedom without a motor; they come first."""
+        raise NotImplementedError
+
+    @property
+    def step_settings(self) -> StepSettings:
+        """How one control step is integrated."""
+        return StepSettings(
+            control_dt=1 / self.settings.control_frequency,
+            substeps=self.settings.substeps,
+            mass_matrix_interval=self.settings.mass_matrix_interval,
+        )
+
+    def dynamics(self, state: RobotState, action: Float[Array, "envs action"]) -> RobotState:
+        """One control step; the place where batch-first meets the physics' batch-last."""
+        dtype = state.q.dtype
+        strengths = jnp.asarray(self.settings.strengths, dtype)[:, None]
+        idle = jnp.zeros((self._root_velocities, len(action)), dtype)
+        force = jnp.concatenate([idle, strengths * action.T.astype(dtype)])
+        q, qd = control_step(self.model, self.step_settings, state.q.T, state.qd.T, force)
+        last_action = state.last_action
+        if self.settings.observe_last_action:
+            last_action = lax.stop_gradient(action).astype(dtype)
+        return RobotState(q.T, qd.T, last_action)
+
+    def state(self, q: Float[Array, "envs nq"], qd: Float[Array, "envs nv"]) -> RobotState:
+        """A state from coordinates and velocities, as after a reset (last action zero)."""
+        return RobotState(q, qd, jnp.zeros((len(q), self.spec.action_size), q.dtype))
+
+
+def load_robot(name: str, settings: LocomotionSettings) -> Model:
+    """The task's robot with the settings' contact, limit and gravity figures.
+
+    Equal settings give the same object, so that compiled programs are shared.
+    """
+    figures = ("gravity", *_CONTACT, *_LIMIT)
+    return _load_robot(name, settings.inertia, tuple(getattr(settings, f) for f in figures))
+
+
+_CONTACT = (
+    "contact_stiffness",
+    "contact_damping",
+    "friction_stiffness",
+    "friction_coefficient",
+)
+_LIMIT = ("limit_stiffness", "limit_damping")
+
+
+@functools.lru_cache(maxsize=64)
+def _load_robot(name: str, inertia: Inertia, figures: tuple[float, ...]) -> Model:
+    with resources.as_file(resources.files("rpo.envs") / "assets" / f"{name}.xml") as path:
+        model = load_mjcf(path, inertia=inertia)
+    gravity, *rest = figures
+    jointed = np.concatenate(
+        [np.full(kind.velocities, kind is not JointType.FREE) for kind in model.joint_type]
+    )
+    changes: dict[str, Any] = {"gravity": np.array([0, 0, -gravity])}
+    for field, value in zip(_CONTACT + _LIMIT, rest, strict=True):
+        old = getattr(model, field)
+        changes[field] = np.full_like(old, value) if field in _CONTACT else jointed * value
+    return dataclasses.replace(model, **changes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreeBaseSettings(LocomotionSettings):
+    """Figures of the tasks whose robot has a free base."""
+
+    start_rotation_range: float = math.pi / 24
+    """Random start: turn of up to +- this angle about a random axis, rad."""
+    joint_velocity_scale: float = 0.1
+    """Joint velocities are multiplied by this in the observation."""
+    up_weight: float = 0.1
+    """Reward for the vertical component of the torso's up vector."""
+    heading_weight: float = 1.0
+    """Reward for the torso's forward vector along the direction to the target."""
+    height_weight: float = 1.0
+    """Reward for the height term."""
+    target_distance: float = 1e4
+    """The target lies this far ahead of the origin, m."""
+
+
+class FreeBaseEnv(LocomotionEnv):
+    """Ant, ANYmal and Humanoid: observation, start and reward of a robot with a free base.
+
+    The body's x axis points forward and its z axis up in the start pose (ours is z-up).
+    """
+
+    settings: FreeBaseSettings = eqx.field(static=True)
+
+    def __init__(self, name: str, settings: FreeBaseSettings) -> None:
+        super().__init__(name, 13 + 3 * len(settings.start_joints), settings)
+
+    @property
+    def _root_velocities(self) -> int:
+        return 6
+
+    def initial_state(self, key: Array) -> RobotState:
+        """Start pose with random offsets.
+
+        The random velocities are the reference's coordinates: angular velocity, and the linear
+        velocity of the point of the body at the *world's* origin.
+        """
+        settings, joints = self.settings, self.spec.action_size
+        draw = jax.random.uniform(key, (3 + 3 + 1 + joints + 6 + joints,), minval=-1.0, maxval=1.0)
+        offset, axis, angle, joint, linear, angular, joint_velocity = jnp.split(
+            draw, np.cumsum([3, 3, 1, joints, 3, 3])
+        )
+        position = settings.start_position_range * offset + jnp.array(
+            [0, 0, settings.start_height], draw.dtype
+        )
+        half_angle = 0.5 * settings.start_rotation_range * angle
+        direction = axis / jnp.linalg.norm(axis)
+        quaternion = jnp.concatenate([jnp.cos(half_angle), jnp.sin(half_angle) * direction])
+        start_joints = jnp.asarray(settings.start_joints, draw.dtype)
+        linear = linear + jnp.cross(angular, position)  # move the velocity to the body's origin
+        return RobotState(
+            q=jnp.concatenate(
+                [position, quaternion, start_joints + settings.start_joint_range * joint]
+            ),
+            qd=settings.start_velocity_range * jnp.concatenate([linear, angular, joint_velocity]),
+            last_action=jnp.zeros(joints, draw.dtype),
+        )
+
+    def observe(self, state: RobotState) -> Float[Array, "envs observation"]:
+        """Height, quaternion x y z w, linear and angular velocity (y-up), joints, scaled joint
+        velocities, up, heading, last action."""
+        q, qd = state.q.T, state.qd.T
+        w, x, y, z = q[3], q[4], q[5], q[6]
+        half = math.sqrt(0.5)  # the y-up world is ours turned by -90 degrees about x
+        quaternion = [half * (x - w), half * (y + z), half * (z - y), half * (w + x)]
+        linear_velocity = [qd[0], qd[2], -qd[1]]
+        angular_velocity = [qd[3], qd[5], -qd[4]]
+        root = jnp.stack([q[2], *quaternion, *linear_velocity, *angular_velocity])
+        posture = jnp.stack([self._up(q), self._heading(q)])
+        joint_velocity = self.settings.joint_velocity_scale * qd[6:]
+        return jnp.concatenate([root, q[7:], joint_velocity, posture, state.last_action.T]).T
+
+    def reward(
+        self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
+    ) -> Float[Array, " envs"]:
+        """Forward velocity + up + heading + height term - action cost, all of `state`: r(s_t, a_t)."""
+        q, qd, settings = state.q.T, state.qd.T, self.settings
+        return (
+            qd[0]
+            + settings.up_weight * self._up(q)
+            + settings.heading_weight * self._heading(q)
+            + self._height_term(q[2])
+            - settings.action_penalty * (action**2).sum(axis=1)
+        )
+
+    def is_terminal(self, state: RobotState) -> Bool[Array, " envs"]:
+        """The torso is too low."""
+        return state.q[:, 2] < self.settings.termination_height
+
+    def _height_term(self, height: Float[Array, " envs"]) -> Float[Array, " envs"]:
+        return self.settings.height_weight * (height - self.settings.termination_height)
+
+    def _up(self, q: Float[Array, "nq envs"]) -> Float[Array, " envs"]:
+        """Vertical component of the torso's up vector."""
+        return 1 - 2 * (q[4] ** 2 + q[5] ** 2)
+
+    def _heading(self, q: Float[Array, "nq envs"]) -> Float[Array, " envs"]:
+        """Torso's forward vector along the horizontal unit vector to the target."""
+        w, x, y, z = q[3], q[4], q[5], q[6]
+        forward_x, forward_y = 1 - 2 * (y**2 + z**2), 2 * (x * y + w * z)
+        target_x, target_y = self.settings.target_distance - q[0], -q[1]
+        distance = jnp.sqrt(target_x**2 + target_y**2)
+        return (forward_x * target_x + forward_y * target_y) / distance
+
+
+def steep_height_term(height: Array, upper: float, weight: float) -> Array:
+    """`weight` times the height above a threshold, at most `upper`; below, -200 times its square.
+
+    Deeper than 1 m below the threshold the term stays at -200.
+    """
+    clipped = jnp.clip(height, -1.0, upper)
+    return jnp.where(clipped < 0, -200 * clipped**2, weight * clipped)
