@@ -1,0 +1,380 @@
+"""Robot descriptions (MJCF, URDF) to `Model`, through MuJoCo's compiler.
+
+What is taken over: the tree of bodies with free, slide and hinge joints (several per body too),
+masses and inertias, `armature`, `damping`, `stiffness`, `springref`, `range`, gravity, and the shapes
+that collide with the ground. Bodies without a joint are merged into the body they are fixed to.
+What the dynamics do not have is refused by name (`rpo.physics.unsupported`). Two things are the
+task's business and ignored here: motors with their effort limits, and contact between links.
+
+Contact with the ground is a spring-damper at fixed points: the centre of a sphere, the two ends of a
+capsule (both with the radius), the eight corners of a box. Its constants are not MuJoCo's, so MJCF
+carries them as custom numbers, read by name (defaults: `ContactMaterial`, `LimitSpring`):
+
+    <custom>
+      <numeric name="contact_stiffness" data="20000"/>
+      <numeric name="contact_damping" data="2000"/>
+      <numeric name="friction_stiffness" data="1000"/>
+      <numeric name="limit_stiffness" data="1000"/>
+      <numeric name="limit_damping" data="10"/>
+    </custom>
+
+The friction coefficient is each geom's own `friction` (its first number).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import mujoco
+import numpy as np
+
+from rpo.physics.inertia import (
+    NOTHING,
+    MassProperties,
+    combine,
+    reference_mass_properties,
+    rotation_matrix,
+)
+from rpo.physics.model import Floats, JointType, Model
+from rpo.physics.unsupported import (
+    collides_with_ground,
+    friendly_name,
+    read_numbers,
+    refuse_unsupported,
+)
+
+InertiaRule: TypeAlias = Literal["physical", "reference"]
+Source: TypeAlias = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class ContactMaterial:
+    """Constants of the ground contact that a description does not carry itself.
+
+    Args:
+        contact_stiffness: normal force per depth (N/m).
+        contact_damping: normal force per depth and closing speed (N s/m^2).
+        friction_stiffness: friction force per sliding speed below the Coulomb bound (N s/m).
+    """
+
+    contact_stiffness: float = 2.0e4
+    contact_damping: float = 2.0e3
+    friction_stiffness: float = 1.0e3
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitSpring:
+    """Spring and damper of the joint limits (N m/rad and N m s/rad, or N/m and N s/m for slides).
+
+    The spring acts beyond the joint's range, the damper always.
+    """
+
+    limit_stiffness: float = 1.0e3
+    limit_damping: float = 10.0
+
+
+def load_mjcf(
+    source: Source, *, inertia: InertiaRule = "physical", name: str | None = None
+) -> Model:
+    """Load a robot from an MJCF file or from MJCF text.
+
+    Args:
+        source: path of the file, or the XML itself (anything that starts with `<`).
+        inertia: "physical" for the compiler's masses and inertias, "reference" for those of
+            `rpo.physics.inertia.reference_mass_properties` (shapes only, density 1000).
+        name: what to call the model; by default the name in the description.
+
+    Returns:
+        The robot as constants, in SI units and a z-up world.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: in one line, if the description is malformed or has an unsupported feature.
+    """
+    if inertia not in ("physical", "reference"):
+        raise ValueError(f"unknown inertia {inertia!r}: expected 'physical' or 'reference'")
+    label, spec = _parse(source)
+    model = _compile(label, spec)
+    try:
+        refuse_unsupported(model)
+        defaults = dataclasses.asdict(ContactMaterial()) | dataclasses.asdict(LimitSpring())
+        return _convert(model, inertia, read_numbers(model, defaults), name or spec.modelname)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
+def load_urdf(
+    source: Source,
+    *,
+    floating_base: bool,
+    contact: ContactMaterial | None = None,
+    limit: LimitSpring | None = None,
+    friction_coefficient: float = 1.0,
+    name: str | None = None,
+) -> Model:
+    """Load a robot from a URDF file or from URDF text.
+
+    Args:
+        source: path of the file, or the XML itself (anything that starts with `<`).
+        floating_base: whether the root link moves freely; otherwise it is fixed to the world, and
+            its shapes cannot touch anything.
+        contact: constants of the ground contact.
+        limit: constants of the joint limits.
+        friction_coefficient: Coulomb coefficient of every contact point.
+        name: what to call the model; by default the robot's name in the description.
+
+    Returns:
+        The robot as constants, in SI units and a z-up world.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: in one line, if the description is malformed or has an unsupported feature.
+    """
+    label, spec = _parse(source)
+    spec.compiler.fusestatic = False  # the merge is done here, with all names still known
+    root = spec.worldbody.first_body()
+    if floating_base and root is not None and root.first_joint() is None:
+        root.add_freejoint(name=f"{root.name}_free")
+    model = _compile(label, spec)
+    welded = model.body_weldid[model.geom_bodyid] == 0
+    model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
+    model.geom_friction[:, 0] = friction_coefficient
+    try:
+        refuse_unsupported(model)
+        numbers = dataclasses.asdict(contact or ContactMaterial())
+        numbers |= dataclasses.asdict(limit or LimitSpring())
+        return _convert(model, "physical", numbers, name or spec.modelname)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
+def _parse(source: Source) -> tuple[str, Any]:
+    text = os.fspath(source)
+    if text.lstrip().startswith("<"):
+        label, read = "robot description", lambda: mujoco.MjSpec.from_string(text)
+    else:
+        label, read = text, lambda: mujoco.MjSpec.from_file(text)
+        if not Path(text).is_file():
+            raise FileNotFoundError(f"{text}: no such robot description")
+    try:
+        return label, read()
+    except ValueError as error:
+        raise ValueError(f"{label}: {_one_line(error)}") from None
+
+
+def _compile(label: str, spec: Any) -> mujoco.MjModel:
+    try:
+        return spec.compile()
+    except ValueError as error:
+        raise ValueError(f"{label}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return ", ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pose:
+    position: Floats
+    rotation: Floats
+    quaternion: Floats
+
+    def then(self, position: Floats, quaternion: Floats) -> _Pose:
+        """The pose of a child that has this pose in the frame described by self."""
+        product = np.zeros(4)
+        mujoco.mju_mulQuat(product, self.quaternion, np.asarray(quaternion, np.float64))
+        return _Pose(self.position + self.rotation @ position, rotation_matrix(product), product)
+
+
+IDENTITY = _Pose(np.zeros(3), np.eye(3), np.array([1.0, 0.0, 0.0, 0.0]))
+
+
+class _Tree:
+    """Which body is rigidly part of which moving body, and how the moving ones become links."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self.model = model
+        self.pose: list[_Pose] = []  # of each body in the moving body (or world) it is part of
+        self.last_link: dict[int, int] = {0: -1}  # of each moving body
+        self.origin: dict[int, Floats] = {0: np.zeros(3)}  # of that link, in its body's frame
+        for body in range(model.nbody):
+            fixed = model.body_weldid[body] != body
+            self.pose.append(self.in_parent(body) if fixed else IDENTITY)
+
+    def in_parent(self, body: int) -> _Pose:
+        """Pose of a body in the frame of the moving body that its parent is part of."""
+        parent = self.pose[self.model.body_parentid[body]]
+        return parent.then(self.model.body_pos[body], self.model.body_quat[body])
+
+
+def _convert(
+    model: mujoco.MjModel, inertia: InertiaRule, numbers: dict[str, float], name: str
+) -> Model:
+    tree = _Tree(model)
+    links: list[dict[str, Any]] = []
+    for body in range(1, model.nbody):
+        if model.body_weldid[body] == body:
+            _append_links(tree, body, links)
+    for properties, body in zip(*_merged_mass_properties(tree, inertia), strict=True):
+        links[tree.last_link[body]] |= {
+            "mass": properties.mass,
+            "center_of_mass": properties.center_of_mass - tree.origin[body],
+            "inertia": properties.inertia,
+        }
+    columns = {field: [link[field] for link in links] for field in links[0]} if links else {}
+    if not columns:
+        raise ValueError("there is no joint, so nothing can move")
+    return Model(
+        name=name,
+        link_names=tuple(columns.pop("link_name")),
+        joint_names=tuple(columns.pop("joint_name")),
+        joint_type=tuple(columns.pop("joint_type")),
+        gravity=_gravity(model),
+        **{field: np.array(values) for field, values in columns.items()},
+        **_degrees_of_freedom(model, numbers),
+        **_contact_points(tree, numbers),
+    )
+
+
+def _append_links(tree: _Tree, body: int, links: list[dict[str, Any]]) -> None:
+    """One link per joint of the body, in MuJoCo's order: each joint acts on top of the previous."""
+    model = tree.model
+    parent_body = model.body_weldid[model.body_parentid[body]]
+    parent, parent_origin = tree.last_link[parent_body], tree.origin[parent_body]
+    placed = tree.in_parent(body)
+    first = model.body_jntadr[body]
+    last = first + model.body_jntnum[body] - 1
+    for joint in range(first, last + 1):
+        kind = _JOINT_TYPES[model.jnt_type[joint]]
+        anchor = np.zeros(3) if kind is JointType.FREE else model.jnt_pos[joint].copy()
+        pose = IDENTITY if kind is JointType.FREE else placed.then(anchor, IDENTITY.quaternion)
+        pose = _without_offset(model, joint, kind, pose)
+        body_name, joint_name = friendly_name(model, "body", body), model.joint(joint).name
+        joint_name = joint_name or f"{body_name}_joint_{joint - first}"
+        links.append(
+            {
+                "link_name": body_name if joint == last else f"{body_name}/{joint_name}",
+                "joint_name": joint_name,
+                "joint_type": kind,
+                "parent": parent,
+                "joint_position": pose.position - parent_origin,
+                "joint_quaternion": pose.quaternion,
+                "joint_axis": model.jnt_axis[joint] / np.linalg.norm(model.jnt_axis[joint]),
+                "mass": 0.0,
+                "center_of_mass": np.zeros(3),
+                "inertia": np.zeros((3, 3)),
+            }
+        )
+        parent, parent_origin, placed = len(links) - 1, anchor, IDENTITY
+    tree.last_link[body], tree.origin[body] = parent, parent_origin
+
+
+def _without_offset(model: mujoco.MjModel, joint: int, kind: JointType, pose: _Pose) -> _Pose:
+    """Pose at coordinate zero, where `ref` says that the described pose has another coordinate."""
+    reference = model.qpos0[model.jnt_qposadr[joint]]
+    if kind is JointType.FREE or reference == 0.0:
+        return pose
+    if kind is JointType.SLIDE:
+        return pose.then(-reference * model.jnt_axis[joint], IDENTITY.quaternion)
+    turn = np.zeros(4)
+    mujoco.mju_axisAngle2Quat(turn, model.jnt_axis[joint], -reference)
+    return pose.then(np.zeros(3), turn)
+
+
+_JOINT_TYPES = {
+    int(mujoco.mjtJoint.mjJNT_FREE): JointType.FREE,
+    int(mujoco.mjtJoint.mjJNT_SLIDE): JointType.SLIDE,
+    int(mujoco.mjtJoint.mjJNT_HINGE): JointType.HINGE,
+}
+
+
+def _merged_mass_properties(
+    tree: _Tree, inertia: InertiaRule
+) -> tuple[list[MassProperties], list[int]]:
+    """Mass properties of each moving body with all that is fixed to it, in its frame."""
+    model = tree.model
+    parts: dict[int, list[MassProperties]] = {
+        body: [] for body in range(1, model.nbody) if model.body_weldid[body] == body
+    }
+    for body in range(1, model.nbody):
+        if (moving := int(model.body_weldid[body])) == 0:
+            continue
+        own = NOTHING
+        if inertia == "reference":
+            own = reference_mass_properties(model, body)
+        elif model.body_mass[body] > 0.0:
+            axes = rotation_matrix(model.body_iquat[body])
+            tensor = axes @ np.diag(model.body_inertia[body]) @ axes.T
+            own = MassProperties(float(model.body_mass[body]), model.body_ipos[body].copy(), tensor)
+        pose = tree.pose[body]
+        parts[moving].append(own.moved(pose.position, pose.rotation))
+    return [combine(own) for own in parts.values()], list(parts)
+
+
+def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dict[str, Floats]:
+    joint = model.dof_jntid
+    free = model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE
+    limited = model.jnt_limited[joint].astype(bool) & ~free
+    if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_LIMIT:
+        limited[:] = False
+    coordinate = model.jnt_qposadr[joint]
+    return {
+        "armature": model.dof_armature.copy(),
+        "damping": model.dof_damping.copy(),
+        "stiffness": np.where(free, 0.0, model.jnt_stiffness[joint]),
+        "spring_target": np.where(free, 0.0, model.qpos_spring[coordinate]),
+        "limit_lower": np.where(limited, model.jnt_range[joint, 0], -np.inf),
+        "limit_upper": np.where(limited, model.jnt_range[joint, 1], np.inf),
+        "limit_stiffness": np.where(free, 0.0, numbers["limit_stiffness"]),
+        "limit_damping": np.where(free, 0.0, numbers["limit_damping"]),
+    }
+
+
+def _gravity(model: mujoco.MjModel) -> Floats:
+    disabled = model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY
+    return np.zeros(3) if disabled else model.opt.gravity.copy()
+
+
+def _contact_points(tree: _Tree, numbers: dict[str, float]) -> dict[str, Any]:
+    model = tree.model
+    link: list[int] = []
+    position: list[Floats] = []
+    radius: list[float] = []
+    friction: list[float] = []
+    for geom in range(model.ngeom):
+        body = int(model.geom_bodyid[geom])
+        moving = int(model.body_weldid[body])
+        if moving == 0 or not collides_with_ground(model, geom):
+            continue
+        pose = tree.pose[body].then(model.geom_pos[geom], model.geom_quat[geom])
+        offsets, geom_radius = _shape_points(model, geom)
+        for offset in offsets:
+            link.append(tree.last_link[moving])
+            position.append(pose.position + pose.rotation @ offset - tree.origin[moving])
+            radius.append(geom_radius)
+            friction.append(float(model.geom_friction[geom, 0]))
+    count = len(link)
+    return {
+        "contact_link": np.array(link, np.int64),
+        "contact_position": np.array(position, np.float64).reshape(count, 3),
+        "contact_radius": np.array(radius, np.float64),
+        "contact_stiffness": np.full(count, numbers["contact_stiffness"]),
+        "contact_damping": np.full(count, numbers["contact_damping"]),
+        "friction_stiffness": np.full(count, numbers["friction_stiffness"]),
+        "friction_coefficient": np.array(friction, np.float64),
+    }
+
+
+def _shape_points(model: mujoco.MjModel, geom: int) -> tuple[list[Floats], float]:
+    """Contact points of a shape in its own frame, and their radius."""
+    size = model.geom_size[geom]
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_SPHERE:
+        return [np.zeros(3)], float(size[0])
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE:
+        # The first end of `fromto` is at +z of MuJoCo's geom frame.
+        return [np.array([0.0, 0.0, end * size[1]]) for end in (1.0, -1.0)], float(size[0])
+    signs = [(x, y, z) for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)]
+    return [np.array(sign) * size for sign in signs], 0.0
