@@ -1,0 +1,200 @@
+"""What every algorithm offers, and the state of a training run."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from rpo.algorithms.devices import gather_environments
+from rpo.algorithms.optimizer import OptimizerState
+from rpo.envs.base import Env, EnvState
+from rpo.nets import CriticEnsemble, Normalizer, TanhGaussianPolicy
+
+EPISODE_WINDOW = 100
+"""Number of finished episodes behind the reported return and length."""
+
+Metrics = dict[str, Float[Array, ""]]
+T = TypeVar("T")
+
+
+class Environments(eqx.Module):
+    """The environments and their unfinished episodes. Every leaf leads with num_envs.
+
+    Args:
+        state: of the environments.
+        episode_return: undiscounted reward collected so far in the current episode.
+        episode_length: steps taken so far in the current episode.
+    """
+
+    state: EnvState
+    episode_return: Float[Array, " envs"]
+    episode_length: Int[Array, " envs"]
+
+
+class FinishedEpisodes(eqx.Module):
+    """Ring buffer of the latest finished episodes.
+
+    Args:
+        returns: undiscounted returns.
+        lengths: numbers of steps.
+        count: episodes finished since the start of the run; entry i % window is the i-th one.
+    """
+
+    returns: Float[Array, " window"]
+    lengths: Float[Array, " window"]
+    count: Int[Array, ""]
+
+    def add(
+        self,
+        ended: Bool[Array, "steps envs"],
+        returns: Float[Array, "steps envs"],
+        lengths: Int[Array, "steps envs"],
+        axis: str | None,
+    ) -> FinishedEpisodes:
+        """Appends the episodes that ended, in the order of time, then of environments."""
+        ended, returns, lengths = (
+            gather_environments(x, axis).ravel() for x in (ended, returns, lengths)
+        )
+        rank = jnp.cumsum(ended) - 1
+        added = rank[-1] + 1
+        window = self.returns.shape[0]
+        # the older of two that fall on one slot must not be written: scatter order is undefined
+        kept = ended & (rank >= added - window)
+        slot = jnp.where(kept, (self.count + rank) % window, window)
+        return FinishedEpisodes(
+            returns=self.returns.at[slot].set(returns.astype(self.returns.dtype), mode="drop"),
+            lengths=self.lengths.at[slot].set(lengths.astype(self.lengths.dtype), mode="drop"),
+            count=self.count + added.astype(jnp.int32),
+        )
+
+    def metrics(self) -> Metrics:
+        """`episode_return` and `episode_length`, NaN before the first episode has finished."""
+        window = self.returns.shape[0]
+        filled = jnp.minimum(self.count, window)
+        mask = jnp.arange(window) < filled
+        scale = jnp.where(filled > 0, 1.0 / jnp.maximum(filled, 1), jnp.nan)
+        return {
+            "episode_return": jnp.sum(jnp.where(mask, self.returns, 0)) * scale,
+            "episode_length": jnp.sum(jnp.where(mask, self.lengths, 0)) * scale,
+            "episodes_finished": self.count.astype(self.returns.dtype),
+        }
+
+
+class TrainState(eqx.Module):
+    """The whole truth about a run: a pytree of plain arrays; storing and loading it continues the run.
+
+    Args:
+        environments: every leaf leads with num_envs.
+        policy: actor parameters.
+        critics: value function parameters.
+        actor_optimizer: state of the actor's optimiser.
+        critic_optimizer: state of the critics' optimiser.
+        normalizer: observation statistics.
+        episodes: the latest finished episodes.
+        key: raw random key of the run; it never changes, `iteration` is folded into it.
+        iteration: finished calls of `update`. Environment steps are this times
+            `Algorithm.steps_per_iteration`, to be multiplied outside 32-bit arithmetic.
+        method: what only one algorithm keeps (SAPO: its temperature), else None.
+    """
+
+    environments: Environments
+    policy: TanhGaussianPolicy
+    critics: CriticEnsemble
+    actor_optimizer: OptimizerState
+    critic_optimizer: OptimizerState
+    normalizer: Normalizer
+    episodes: FinishedEpisodes
+    key: UInt32[Array, "2"]
+    iteration: Int[Array, ""]
+    method: PyTree
+
+
+class Algorithm(eqx.Module):
+    """A training method. `init` and `update` are pure and can be compiled and mapped over seeds.
+
+    Args:
+        config: a frozen dataclass of the algorithm's settings.
+        axis: name of the mapped device axis over which environments are split, or None. With it,
+            `update` runs inside `jax.shard_map` (see `rpo.algorithms.sharding`).
+    """
+
+    config: eqx.AbstractVar[Any]
+    axis: eqx.AbstractVar[str | None]
+
+    @abc.abstractmethod
+    def init(self, env: Env, key: Array) -> TrainState:
+        """A fresh state: networks, optimisers, and environments at the start of an episode.
+
+        Args:
+            env: the task.
+            key: a JAX random key, raw or typed.
+        """
+
+    @abc.abstractmethod
+    def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
+        """One iteration: collect experience, improve the actor and the critics.
+
+        Returns:
+            the new state, and scalars by name.
+        """
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps taken by one `update`."""
+        steps: int = self.config.num_envs * self.config.horizon
+        return steps
+
+    def partition(self, state: TrainState, batch_axes: int = 0) -> TrainState:
+        """Which axis of each leaf is split over devices, in the shape of `state`.
+
+        Args:
+            state: as from `init` (shapes are all that matters).
+            batch_axes: number of leading axes before the algorithm's own, 1 for mapped seeds.
+
+        Returns:
+            `state` with a `PartitionSpec` for every leaf.
+        """
+        split = PartitionSpec(*[None] * batch_axes, self.axis)
+        whole = jax.tree.map(lambda _: PartitionSpec(), state)
+        environments = jax.tree.map(lambda _: split, state.environments)
+        return dataclasses.replace(whole, environments=environments)
+
+
+def raw_key(key: Array) -> UInt32[Array, "2"]:
+    """The raw form of a raw or typed key."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(key)
+    return key
+
+
+def start_environments(env: Env, key: Array, num_envs: int) -> Environments:
+    """Environments at the start of an episode."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return Environments(
+        state=env.reset(key, num_envs),
+        episode_return=jnp.zeros(num_envs, dtype),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+    )
+
+
+def no_episodes() -> FinishedEpisodes:
+    """An empty buffer."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return FinishedEpisodes(
+        returns=jnp.zeros(EPISODE_WINDOW, dtype),
+        lengths=jnp.zeros(EPISODE_WINDOW, dtype),
+        count=jnp.zeros((), jnp.int32),
+    )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError with `message` unless `condition` holds; for settings."""
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,55 @@
+"""Means over environments that may be split over devices, and who holds which environment."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int, UInt32
+
+T = TypeVar("T")
+
+
+def device_mean(tree: T, axis: str | None) -> T:
+    """Mean of every leaf over the devices of `axis`, exchanged as one vector.
+
+    Args:
+        tree: a pytree of floating-point arrays, each the mean over one device's environments.
+        axis: name of the mapped device axis, or None where there is only one device.
+    """
+    if axis is None:
+        return tree
+    vector, unravel = ravel_pytree(tree)
+    averaged: T = unravel(lax.pmean(vector, axis))
+    return averaged
+
+
+def device_sum(tree: T, axis: str | None) -> T:
+    """Sum of every leaf over the devices of `axis` (counts)."""
+    return tree if axis is None else lax.psum(tree, axis)
+
+
+def device_max(x: Array, axis: str | None) -> Array:
+    """Largest value over the devices of `axis`, entry by entry."""
+    return x if axis is None else lax.pmax(x, axis)
+
+
+def gather_environments(x: Array, axis: str | None) -> Array:
+    """All devices' environments, joined along array axis 1 in their global order."""
+    return x if axis is None else lax.all_gather(x, axis, axis=1, tiled=True)
+
+
+def environment_indices(local_count: int, axis: str | None) -> Int[Array, " envs"]:
+    """Global indices of this device's environments."""
+    indices = jnp.arange(local_count)
+    return indices if axis is None else indices + lax.axis_index(axis) * local_count
+
+
+def environment_keys(
+    key: UInt32[Array, "2"], indices: Int[Array, " envs"]
+) -> UInt32[Array, "envs 2"]:
+    """One raw key per environment, the same however environments are split over devices."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)

@@ -1,0 +1,401 @@
+"""What SHAC, SAPO and RPO share: one iteration around a rollout with cached action gradients."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from rpo.algorithms.base import (
+    Algorithm,
+    Metrics,
+    TrainState,
+    no_episodes,
+    raw_key,
+    require,
+    start_environments,
+)
+from rpo.algorithms.critic_training import fit_critics
+from rpo.algorithms.devices import (
+    device_mean,
+    device_sum,
+    environment_indices,
+    environment_keys,
+)
+from rpo.algorithms.optimizer import SCHEDULES, Optimizer, Schedule, learning_rate_at
+from rpo.algorithms.returns import segment_return, step_discounts, td_lambda
+from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
+from rpo.envs.base import Env
+from rpo.nets import CriticEnsemble, Gaussian, TanhGaussianPolicy, new_normalizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstOrderConfig:
+    """Settings that SHAC, SAPO and RPO share. The defaults are the paper's (Tables 2 and 3, Ant).
+
+    Args:
+        num_envs: environments N.
+        horizon: steps H per iteration.
+        total_steps: environment steps of the whole run; sets the pace of learning-rate schedules.
+        discount: gamma.
+        td_lambda: lambda of the value targets.
+        actor_hidden_sizes: widths of the policy's hidden layers.
+        critic_hidden_sizes: widths of every critic's hidden layers.
+        num_critics: independent critics.
+        target_value: how critics are combined in the value targets, "mean" or "min".
+        actor_learning_rate: at the start.
+        actor_learning_rate_final: at the end of the schedule.
+        actor_learning_rate_schedule: "constant", "linear" or "exponential".
+        critic_learning_rate: constant.
+        betas: decay rates of AdamW's moments.
+        weight_decay: of AdamW.
+        max_gradient_norm: at which gradients are clipped.
+        critic_passes: L, passes over the rollout per iteration.
+        critic_minibatches: minibatches per pass; must divide the horizon.
+        block_size: environments simulated together; a matter of speed only.
+
+    Raises:
+        ValueError: if a setting is out of range, with one line that says what to change.
+    """
+
+    num_envs: int = 128
+    horizon: int = 32
+    total_steps: int = 8_000_000
+    discount: float = 0.99
+    td_lambda: float = 0.95
+    actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    critic_hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    num_critics: int = 2
+    target_value: Literal["mean", "min"] = "mean"
+    actor_learning_rate: float = 2e-3
+    actor_learning_rate_final: float = 1e-5
+    actor_learning_rate_schedule: Schedule = "linear"
+    critic_learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.7, 0.95)
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 0.5
+    critic_passes: int = 16
+    critic_minibatches: int = 4
+    block_size: int = 128
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_envs",
+            "horizon",
+            "total_steps",
+            "num_critics",
+            "critic_passes",
+            "critic_minibatches",
+            "block_size",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} is {value}, must be at least 1")
+        for name in (
+            "actor_learning_rate",
+            "actor_learning_rate_final",
+            "critic_learning_rate",
+            "max_gradient_norm",
+        ):
+            value = getattr(self, name)
+            require(value > 0, f"{name} is {value}, must be positive")
+        for name in ("discount", "td_lambda"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name} is {value}, must lie in [0, 1]")
+        for name in ("actor_hidden_sizes", "critic_hidden_sizes"):
+            sizes = getattr(self, name)
+            valid = len(sizes) > 0 and all(size >= 1 for size in sizes)
+            require(valid, f"{name} is {sizes}, must list at least one positive width")
+        require(
+            all(0 <= beta < 1 for beta in self.betas),
+            f"betas is {self.betas}, both must lie in [0, 1)",
+        )
+        require(
+            self.weight_decay >= 0, f"weight_decay is {self.weight_decay}, must not be negative"
+        )
+        require(
+            self.target_value in ("mean", "min"),
+            f"target_value is {self.target_value!r}, must be 'mean' or 'min'",
+        )
+        require(
+            self.actor_learning_rate_schedule in SCHEDULES,
+            f"actor_learning_rate_schedule is {self.actor_learning_rate_schedule!r}, "
+            f"must be one of {', '.join(SCHEDULES)}",
+        )
+        require(
+            self.horizon % self.critic_minibatches == 0,
+            f"critic_minibatches is {self.critic_minibatches}, must divide the horizon "
+            f"({self.horizon})",
+        )
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations in a run of `total_steps`, rounded up."""
+        return -(-self.total_steps // (self.num_envs * self.horizon))
+
+
+class ActorBatch(eqx.Module):
+    """The cached samples that an actor learns from; all lead with (steps, envs).
+
+    Args:
+        observation: normalised.
+        action: u, before squashing.
+        old: distribution that u was drawn from.
+        action_gradient: derivative of the rollout's return with respect to u.
+        entropy_noise: behind the rollout's entropy samples.
+        entropy_weight: discount^k, k being the steps since the segment began.
+    """
+
+    observation: Float[Array, "steps envs observation"]
+    action: Float[Array, "steps envs action"]
+    old: Gaussian
+    action_gradient: Float[Array, "steps envs action"]
+    entropy_noise: Float[Array, "steps envs action"]
+    entropy_weight: Float[Array, "steps envs"]
+
+
+def normalized_entropy(entropy: Float[Array, "..."], action_size: int) -> Float[Array, "..."]:
+    """(H + |T|) / (2 |T|) with the target entropy T = -action_size / 2 (SAPO): 0 at the target."""
+    return (entropy + 0.5 * action_size) / action_size
+
+
+def surrogate(
+    distribution: Gaussian, batch: ActorBatch, weight: Float[Array, "steps envs"] | float = 1.0
+) -> Float[Array, ""]:
+    """Mean over samples of weight * g . u, u being regenerated by `distribution` (eqs. 8 to 11).
+
+    Its *gradient* is the policy gradient; with weight 1 and the policy that collected the batch it is
+    the gradient of the mean return per step by back-propagation through time.
+    """
+    noise = jax.lax.stop_gradient(distribution.noise_of(batch.action))
+    aligned = jnp.sum(batch.action_gradient * distribution.sample(noise), axis=-1)
+    return jnp.mean(weight * aligned)
+
+
+def discounted_entropy(distribution: Gaussian, batch: ActorBatch) -> Float[Array, ""]:
+    """Mean over samples of discount^k * h: what the entropy bonus adds to the mean return per step.
+
+    The rollout's return holds discount^k * coefficient * h(o_t, policy). The action gradients
+    carry its dependence on o_t; this term carries its direct dependence on the policy. It has the weight of
+    the return, the discounted state density of eq. 7, so that the two together are the exact gradient
+    of one objective. (Eq. 13 leaves the density of its expectation open.)
+    """
+    entropy = distribution.squashed_entropy_sample(batch.entropy_noise)
+    normalized = normalized_entropy(entropy, batch.action.shape[-1])
+    return jnp.mean(batch.entropy_weight * normalized)
+
+
+class FirstOrderAlgorithm(Algorithm):
+    """One iteration: differentiable rollout, actor update on cached action gradients, critics.
+
+    A method defines `entropy_coefficient` and `update_actor`.
+    """
+
+    config: eqx.AbstractVar[Any]
+
+    @abc.abstractmethod
+    def entropy_coefficient(self, state: TrainState) -> Float[Array, ""] | float:
+        """Weight of the normalised entropy sample in the reward, constant within an iteration."""
+
+    @abc.abstractmethod
+    def update_actor(
+        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """The state with a new policy and actor optimiser, and metrics.
+
+        They include `actor_gradient_norm`.
+        """
+
+    def initial_method_state(self) -> PyTree:
+        """What only this method keeps in `TrainState.method`."""
+        return None
+
+    def update_method_state(
+        self, state: TrainState, entropy: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """Updates `TrainState.method` after the actor, given the mean entropy in nats."""
+        del entropy
+        return state, {}
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Of actor and critics."""
+        config = self.config
+        return Optimizer(config.betas, config.weight_decay, config.max_gradient_norm)
+
+    def init(self, env: Env, key: Array) -> TrainState:
+        """See `Algorithm.init`."""
+        config, spec = self.config, env.spec
+        key = raw_key(key)
+        policy_key, critic_key, env_key, run_key = jax.random.split(key, 4)
+        policy = TanhGaussianPolicy(
+            spec.observation_size, spec.action_size, config.actor_hidden_sizes, policy_key
+        )
+        critics = CriticEnsemble(
+            spec.observation_size, config.critic_hidden_sizes, config.num_critics, critic_key
+        )
+        return TrainState(
+            environments=start_environments(env, env_key, config.num_envs),
+            policy=policy,
+            critics=critics,
+            actor_optimizer=self.optimizer.init(policy),
+            critic_optimizer=self.optimizer.init(critics),
+            normalizer=new_normalizer(spec.observation_size),
+            episodes=no_episodes(),
+            key=run_key,
+            iteration=jnp.zeros((), jnp.int32),
+            method=self.initial_method_state(),
+        )
+
+    def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
+        """See `Algorithm.update`."""
+        config = self.config
+        rollout_key, critic_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+        coefficient = self.entropy_coefficient(state)
+        rollout = self.rollout(env, state, rollout_key)
+        segment = rollout.segment
+        observation = state.normalizer(segment.observation)
+        learning_rate = learning_rate_at(
+            state.iteration,
+            schedule=config.actor_learning_rate_schedule,
+            initial=config.actor_learning_rate,
+            final=config.actor_learning_rate_final,
+            total_iterations=config.total_iterations,
+        )
+        metrics = self._rollout_metrics(rollout)
+        target = self.value_target(segment, rollout.auxiliary, coefficient)
+        batch = make_actor_batch(rollout, observation, config.discount)
+
+        state = dataclasses.replace(state, environments=rollout.environments)
+        state, actor_metrics = self.update_actor(state, batch, learning_rate)
+        state, method_metrics = self.update_method_state(state, metrics["entropy"])
+        critics, critic_optimizer, critic_metrics = fit_critics(
+            state.critics,
+            state.critic_optimizer,
+            observation,
+            target,
+            critic_key,
+            environment_indices(target.shape[1], self.axis),
+            optimizer=self.optimizer,
+            learning_rate=config.critic_learning_rate,
+            passes=config.critic_passes,
+            minibatches=config.critic_minibatches,
+            axis=self.axis,
+        )
+        ended = segment.terminated | segment.truncated
+        state = dataclasses.replace(
+            state,
+            critics=critics,
+            critic_optimizer=critic_optimizer,
+            normalizer=state.normalizer.update(segment.observation, self.axis),
+            episodes=state.episodes.add(
+                ended, segment.episode_return, segment.episode_length, self.axis
+            ),
+            iteration=state.iteration + 1,
+        )
+        metrics |= actor_metrics | method_metrics | critic_metrics | state.episodes.metrics()
+        metrics |= {"learning_rate": learning_rate} | skipped_update_metrics(state)
+        return state, metrics
+
+    def rollout(self, env: Env, state: TrainState, key: Array) -> Rollout:
+        """Rolls out the current policy; the auxiliary output is next_value (steps, envs, critics)."""
+        coefficient = self.entropy_coefficient(state)
+        local_envs = state.environments.episode_return.shape[0]
+
+        def objective(segment: Segment) -> tuple[Array, Array]:
+            values = state.critics(state.normalizer(segment.final_observation))
+            value = segment_return(
+                reward_with_entropy(segment, coefficient),
+                jnp.mean(values, axis=0),
+                segment.terminated,
+                segment.truncated,
+                self.config.discount,
+            )
+            return value, jnp.moveaxis(values, 0, -1)
+
+        return rollout_with_action_gradients(
+            env,
+            state.policy,
+            state.normalizer,
+            state.environments,
+            environment_keys(key, environment_indices(local_envs, self.axis)),
+            horizon=self.config.horizon,
+            block_size=self.config.block_size,
+            objective=objective,
+        )
+
+    def value_target(
+        self,
+        segment: Segment,
+        next_value: Float[Array, "steps envs critics"],
+        coefficient: Float[Array, ""] | float,
+    ) -> Float[Array, "steps envs"]:
+        """TD(lambda) targets of rewards with entropy."""
+        combine = jnp.mean if self.config.target_value == "mean" else jnp.min
+        return td_lambda(
+            reward_with_entropy(segment, coefficient),
+            combine(next_value, axis=-1),
+            segment.terminated,
+            segment.truncated,
+            self.config.discount,
+            self.config.td_lambda,
+        )
+
+    def _rollout_metrics(self, rollout: Rollout) -> Metrics:
+        segment, gradient = rollout.segment, rollout.action_gradient
+        means = {
+            "reward": segment.reward.mean(),
+            "entropy": segment.entropy.mean(),
+            "std": segment.distribution.std.mean(),
+            "value": rollout.auxiliary.mean(),
+            "action_gradient_norm": jnp.linalg.norm(gradient, axis=-1).mean(),
+        }
+        dtype = segment.reward.dtype
+        counts = {
+            "non_finite_states": segment.non_finite.sum().astype(dtype),
+            "non_finite_gradients": (~rollout.gradient_finite).sum().astype(dtype),
+        }
+        return device_mean(means, self.axis) | device_sum(counts, self.axis)
+
+
+def reward_with_entropy(
+    segment: Segment, coefficient: Float[Array, ""] | float
+) -> Float[Array, "steps envs"]:
+    """Reward plus `coefficient` times the normalised entropy sample; zero switches it off."""
+    if isinstance(coefficient, float) and coefficient == 0:
+        return segment.reward
+    entropy = normalized_entropy(segment.entropy, segment.action.shape[-1])
+    return segment.reward + coefficient * entropy
+
+
+def make_actor_batch(
+    rollout: Rollout, observation: Float[Array, "steps envs observation"], discount: float
+) -> ActorBatch:
+    """Collects what the actor learns from; `observation` is normalised."""
+    segment = rollout.segment
+    return ActorBatch(
+        observation=observation,
+        action=segment.action,
+        old=segment.distribution,
+        action_gradient=rollout.action_gradient,
+        entropy_noise=segment.entropy_noise,
+        entropy_weight=step_discounts(
+            segment.terminated | segment.truncated, discount, segment.reward.dtype
+        ),
+    )
+
+
+def skipped_update_metrics(state: TrainState) -> Metrics:
+    """How many parameter updates were not applied so far, and the longest current run of them."""
+    actor, critic = state.actor_optimizer, state.critic_optimizer
+    dtype = state.episodes.returns.dtype
+    counts = {
+        "actor_updates_skipped": actor.skipped,
+        "critic_updates_skipped": critic.skipped,
+        "updates_skipped_in_a_row": jnp.maximum(actor.skipped_in_a_row, critic.skipped_in_a_row),
+    }
+    return {name: count.astype(dtype) for name, count in counts.items()}

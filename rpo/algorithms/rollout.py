@@ -1,0 +1,217 @@
+"""Rollouts, and the gradient of their return with respect to every action.
+
+Environments are processed in blocks small enough that what a block's rollout leaves behind for its
+backward pass stays in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from rpo.algorithms.base import Environments
+from rpo.envs.base import Env
+from rpo.nets import Gaussian, Normalizer, TanhGaussianPolicy
+
+T = TypeVar("T")
+
+
+class Segment(eqx.Module):
+    """What a rollout records. Every leaf leads with (steps, environments).
+
+    Args:
+        observation: acted on, as the environment gave it.
+        action: u, before squashing.
+        distribution: that u was drawn from.
+        entropy_noise: behind the entropy sample.
+        entropy: one-sample estimate of the squashed policy's entropy, in nats.
+        reward: of the step.
+        terminated: the episode ended by itself.
+        truncated: the episode hit the time limit.
+        final_observation: that the step led to, before any reset.
+        non_finite: the environment diverged and was reset.
+        episode_return: of the current episode up to and including this step.
+        episode_length: the same in steps.
+    """
+
+    observation: Float[Array, "steps envs observation"]
+    action: Float[Array, "steps envs action"]
+    distribution: Gaussian
+    entropy_noise: Float[Array, "steps envs action"]
+    entropy: Float[Array, "steps envs"]
+    reward: Float[Array, "steps envs"]
+    terminated: Bool[Array, "steps envs"]
+    truncated: Bool[Array, "steps envs"]
+    final_observation: Float[Array, "steps envs observation"]
+    non_finite: Bool[Array, "steps envs"]
+    episode_return: Float[Array, "steps envs"]
+    episode_length: Int[Array, "steps envs"]
+
+
+Objective = Callable[[Segment], tuple[Float[Array, " envs"], PyTree]]
+"""Maps a segment to what is differentiated, per environment, and further (steps, envs, ...) arrays."""
+
+
+class Rollout(eqx.Module):
+    """Result of `rollout_with_action_gradients`.
+
+    Args:
+        environments: after the rollout.
+        segment: what was recorded.
+        action_gradient: of an environment's objective with respect to its u at each step; all zero for
+            an environment in which any entry was not finite.
+        gradient_finite: which environments kept their gradient.
+        auxiliary: what the objective returned beside its value.
+    """
+
+    environments: Environments
+    segment: Segment
+    action_gradient: Float[Array, "steps envs action"]
+    gradient_finite: Bool[Array, " envs"]
+    auxiliary: PyTree
+
+
+def run_segment(
+    env: Env,
+    policy: TanhGaussianPolicy,
+    normalizer: Normalizer,
+    environments: Environments,
+    noise: Float[Array, "2 steps envs action"],
+    perturbation: Float[Array, "steps envs action"],
+) -> tuple[Environments, Segment]:
+    """Lets the policy act for as many steps as there is noise.
+
+    Args:
+        env: the task.
+        policy: maps normalised observations to a distribution of u.
+        normalizer: frozen observation statistics.
+        environments: to start from; no gradient goes back beyond them.
+        noise: standard normal; row 0 makes the actions, row 1 the entropy samples.
+        perturbation: added to u.
+    """
+
+    def step(
+        carry: Environments, inputs: tuple[Array, Array, Array]
+    ) -> tuple[Environments, Segment]:
+        action_noise, entropy_noise, shift = inputs
+        observation = carry.state.observation
+        distribution = policy(normalizer(observation))
+        action = distribution.sample(action_noise) + shift
+        state, transition = env.step(carry.state, policy.squash(action))
+        ended = transition.terminated | transition.truncated
+        episode_return = carry.episode_return + lax.stop_gradient(transition.reward)
+        episode_length = carry.episode_length + 1
+        record = Segment(
+            observation=observation,
+            action=action,
+            distribution=distribution,
+            entropy_noise=entropy_noise,
+            entropy=distribution.squashed_entropy_sample(entropy_noise),
+            reward=transition.reward,
+            terminated=transition.terminated,
+            truncated=transition.truncated,
+            final_observation=transition.final_observation,
+            non_finite=transition.info["non_finite"],
+            episode_return=episode_return,
+            episode_length=episode_length,
+        )
+        carry = Environments(
+            state=state,
+            episode_return=jnp.where(ended, 0, episode_return),
+            episode_length=jnp.where(ended, 0, episode_length),
+        )
+        return carry, record
+
+    return lax.scan(step, environments, (noise[0], noise[1], perturbation))
+
+
+def rollout_with_action_gradients(
+    env: Env,
+    policy: TanhGaussianPolicy,
+    normalizer: Normalizer,
+    environments: Environments,
+    keys: UInt32[Array, "envs 2"],
+    *,
+    horizon: int,
+    block_size: int,
+    objective: Objective,
+) -> Rollout:
+    """Rolls out the policy and differentiates `objective` with respect to every action.
+
+    The derivative is total: through the states that follow and the actions which the policy, with
+    its parameters held constant, takes there. It is taken with respect to a zero perturbation of u.
+
+    Args:
+        env: the task.
+        policy: maps normalised observations to a distribution of u.
+        normalizer: frozen observation statistics.
+        environments: to start from.
+        keys: raw random key per environment; all of its noise comes from it.
+        horizon: number of steps.
+        block_size: environments per block; the largest divisor of their number up to this is used.
+        objective: must treat environments independently.
+    """
+    shape = (horizon, env.spec.action_size)
+
+    def block(inputs: tuple[Environments, Array]) -> Rollout:
+        start, block_keys = inputs
+        noise = draw_noise(block_keys, *shape)
+
+        def total(perturbation: Array) -> tuple[Array, tuple[Environments, Segment, PyTree]]:
+            after, segment = run_segment(env, policy, normalizer, start, noise, perturbation)
+            value, auxiliary = objective(segment)
+            return jnp.sum(value), (after, segment, auxiliary)
+
+        zero = jnp.zeros_like(noise[0])
+        gradient, (after, segment, auxiliary) = jax.grad(total, has_aux=True)(zero)
+        finite = jnp.isfinite(gradient).all(axis=(0, 2))
+        gradient = jnp.where(finite[:, None], gradient, 0)
+        return Rollout(after, segment, gradient, finite, auxiliary)
+
+    return map_blocks(block, (environments, keys), largest_divisor(keys.shape[0], block_size))
+
+
+def map_blocks(
+    function: Callable[[PyTree], Rollout], environments: PyTree, block_size: int
+) -> Rollout:
+    """Applies `function` to blocks of environments one after the other and joins the results."""
+    count = jax.tree.leaves(environments)[0].shape[0]
+    if count == block_size:
+        return function(environments)
+    blocks = jax.tree.map(lambda x: x.reshape(-1, block_size, *x.shape[1:]), environments)
+    result = lax.map(function, blocks)
+
+    def join(x: Array) -> Array:
+        return x.reshape(count, *x.shape[2:])
+
+    def join_steps(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], count, *x.shape[3:])
+
+    return Rollout(
+        environments=jax.tree.map(join, result.environments),
+        segment=jax.tree.map(join_steps, result.segment),
+        action_gradient=join_steps(result.action_gradient),
+        gradient_finite=join(result.gradient_finite),
+        auxiliary=jax.tree.map(join_steps, result.auxiliary),
+    )
+
+
+def draw_noise(
+    keys: UInt32[Array, "envs 2"], horizon: int, action_size: int
+) -> Float[Array, "2 steps envs action"]:
+    """Standard normal noise of a whole segment, each environment's from its own key."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    shape = (2, horizon, action_size)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+    return jnp.moveaxis(noise, 0, 2)
+
+
+def largest_divisor(count: int, limit: int) -> int:
+    """The largest divisor of `count` that does not exceed `limit`."""
+    return next(size for size in range(min(count, limit), 0, -1) if count % size == 0)

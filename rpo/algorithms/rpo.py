@@ -1,0 +1,142 @@
+"""Reparameterization Proximal Policy Optimization (Algorithm 1 of the paper).
+
+(Not to be confused with Robust Policy Optimization, which shares the abbreviation.)
+
+The action gradients g of one rollout serve M epochs. Each epoch regenerates the recorded actions with
+the current policy, u = mean + std * eps with eps held constant (eq. 10), and maximises
+
+    surrogate - kl_coefficient * KL(old || new) + entropy_coefficient * entropy          (eq. 14)
+
+where the surrogate is the mean over samples of w * g . u, and w the importance ratio rho of u where
+1 - clip_low <= rho <= 1 + clip_high, else zero (eq. 11). In the first epoch rho = 1 and KL = 0, and the
+gradient is that of back-propagation through time (SAPO's at the same temperature). The reward holds
+entropy_coefficient * h, as in SAPO.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from rpo.algorithms.base import Metrics, TrainState, require
+from rpo.algorithms.devices import device_max, device_mean
+from rpo.algorithms.first_order import (
+    ActorBatch,
+    FirstOrderAlgorithm,
+    FirstOrderConfig,
+    discounted_entropy,
+    surrogate,
+)
+from rpo.algorithms.optimizer import Schedule
+from rpo.nets import TanhGaussianPolicy
+
+MAX_LOG_RATIO = 60.0
+"""Beyond it exp would overflow in float32; such samples are clipped to weight zero anyway."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RPOConfig(FirstOrderConfig):
+    """Settings of RPO. The defaults are the paper's for Ant (Tables 2 to 4).
+
+    Args:
+        actor_epochs: M, actor updates per iteration, each on the full batch.
+        clip_low: samples with an importance ratio below 1 - clip_low are left out.
+        clip_high: samples with an importance ratio above 1 + clip_high are left out.
+        kl_coefficient: lambda_KL of eq. 14.
+        entropy_coefficient: lambda_ent of eq. 14, and weight of the entropy in the reward.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    actor_learning_rate: float = 5e-4
+    actor_learning_rate_schedule: Schedule = "exponential"
+    actor_epochs: int = 5
+    clip_low: float = 0.8
+    clip_high: float = 1.0
+    kl_coefficient: float = 0.25
+    entropy_coefficient: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.actor_epochs >= 1, f"actor_epochs is {self.actor_epochs}, must be at least 1")
+        for name in ("clip_low", "clip_high", "kl_coefficient", "entropy_coefficient"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is {value}, must not be negative")
+
+
+def clipped_weight(
+    ratio: Float[Array, "*batch"], clip_low: float, clip_high: float
+) -> Float[Array, "*batch"]:
+    """The ratio where it lies in [1 - clip_low, 1 + clip_high], else zero; a constant (eq. 11)."""
+    inside = (ratio >= 1.0 - clip_low) & (ratio <= 1.0 + clip_high)
+    return lax.stop_gradient(jnp.where(inside, ratio, 0.0))
+
+
+class RPO(FirstOrderAlgorithm):
+    """Reparameterization Proximal Policy Optimization."""
+
+    config: RPOConfig = eqx.field(static=True)
+    axis: str | None = eqx.field(static=True, default=None)
+
+    def entropy_coefficient(self, state: TrainState) -> float:
+        """lambda_ent."""
+        del state
+        return self.config.entropy_coefficient
+
+    def loss(
+        self, policy: TanhGaussianPolicy, batch: ActorBatch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Minus the objective of eq. 14, and the epoch's diagnostics."""
+        config = self.config
+        distribution = policy(batch.observation)
+        log_ratio = distribution.log_prob(batch.action) - batch.old.log_prob(batch.action)
+        ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        weight = clipped_weight(ratio, config.clip_low, config.clip_high)
+        kl = jnp.mean(distribution.kl_from(batch.old))
+        objective = surrogate(distribution, batch, weight) - config.kl_coefficient * kl
+        if config.entropy_coefficient > 0:
+            objective += config.entropy_coefficient * discounted_entropy(distribution, batch)
+        return -objective, {"kl": kl, "kept": jnp.mean(weight > 0), "ratio_max": jnp.max(ratio)}
+
+    def actor_gradient(
+        self, policy: TanhGaussianPolicy, batch: ActorBatch
+    ) -> tuple[TanhGaussianPolicy, Metrics]:
+        """Gradient of `loss` over all devices' samples, and the epoch's diagnostics."""
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(policy, batch)
+        ratio_max = device_max(metrics.pop("ratio_max"), self.axis)
+        gradient, metrics = device_mean((gradient, metrics), self.axis)
+        return gradient, metrics | {"ratio_max": ratio_max}
+
+    def update_actor(
+        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """M epochs on the cached action gradients."""
+
+        def epoch(carry: tuple, _: None) -> tuple[tuple, tuple[Array, Metrics]]:
+            policy, optimizer = carry
+            gradient, metrics = self.actor_gradient(policy, batch)
+            policy, optimizer, norm = self.optimizer.step(
+                policy, optimizer, gradient, learning_rate
+            )
+            return (policy, optimizer), (norm, metrics)
+
+        (policy, optimizer), (norms, epochs) = lax.scan(
+            epoch, (state.policy, state.actor_optimizer), length=self.config.actor_epochs
+        )
+        state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
+        return state, {"actor_gradient_norm": norms.mean()} | _epoch_metrics(epochs)
+
+
+def _epoch_metrics(epochs: dict[str, Float[Array, " epochs"]]) -> Metrics:
+    """Per-epoch KL and largest ratio, and the share of samples that epochs 2 to M kept."""
+    count = epochs["kl"].shape[0]
+    metrics = {f"kl_epoch_{m + 1}": epochs["kl"][m] for m in range(count)}
+    metrics |= {f"ratio_max_epoch_{m + 1}": epochs["ratio_max"][m] for m in range(count)}
+    kept = epochs["kept"][1:] if count > 1 else epochs["kept"]
+    return metrics | {"effective_sample_ratio": kept.mean()}

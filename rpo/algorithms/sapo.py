@@ -1,0 +1,121 @@
+"""Soft Analytic Policy Optimization (Xing et al. 2025): SHAC with a maximum-entropy return.
+
+Every reward becomes r + alpha * h, h being the normalised entropy sample of the squashed policy
+(`first_order.normalized_entropy`). alpha is constant within an iteration and then moves so that the
+mean entropy approaches the target -action_size / 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rpo.algorithms.base import Metrics, TrainState, require
+from rpo.algorithms.devices import device_mean
+from rpo.algorithms.first_order import (
+    ActorBatch,
+    FirstOrderAlgorithm,
+    FirstOrderConfig,
+    discounted_entropy,
+    surrogate,
+)
+from rpo.algorithms.optimizer import OptimizerState
+from rpo.nets import TanhGaussianPolicy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SAPOConfig(FirstOrderConfig):
+    """Settings of SAPO.
+
+    Args:
+        target_value: the reference implementation uses the smaller of the two critics.
+        initial_temperature: alpha at the start.
+        temperature_learning_rate: of log(alpha); zero keeps alpha fixed.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    target_value: Literal["mean", "min"] = "min"
+    initial_temperature: float = 1.0
+    temperature_learning_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.initial_temperature > 0,
+            f"initial_temperature is {self.initial_temperature}, must be positive",
+        )
+        require(
+            self.temperature_learning_rate >= 0,
+            f"temperature_learning_rate is {self.temperature_learning_rate}, must not be negative",
+        )
+
+
+class Temperature(eqx.Module):
+    """The entropy coefficient alpha = exp(log_alpha) and its optimiser."""
+
+    log_alpha: Float[Array, ""]
+    optimizer: OptimizerState
+
+
+class SAPO(FirstOrderAlgorithm):
+    """Soft Analytic Policy Optimization."""
+
+    config: SAPOConfig = eqx.field(static=True)
+    axis: str | None = eqx.field(static=True, default=None)
+
+    def initial_method_state(self) -> Temperature:
+        """The temperature."""
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        log_alpha = jnp.asarray(math.log(self.config.initial_temperature), dtype)
+        return Temperature(log_alpha, self.optimizer.init(log_alpha))
+
+    def entropy_coefficient(self, state: TrainState) -> Float[Array, ""]:
+        """alpha."""
+        temperature: Temperature = state.method
+        return jnp.exp(temperature.log_alpha)
+
+    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> TanhGaussianPolicy:
+        """Gradient of minus the maximum-entropy return per step."""
+        coefficient = self.entropy_coefficient(state)
+
+        def loss(policy: TanhGaussianPolicy) -> Array:
+            distribution = policy(batch.observation)
+            return -surrogate(distribution, batch) - coefficient * discounted_entropy(
+                distribution, batch
+            )
+
+        return device_mean(jax.grad(loss)(state.policy), self.axis)
+
+    def update_actor(
+        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """One ascent step along the gradient of the maximum-entropy return."""
+        policy, optimizer, norm = self.optimizer.step(
+            state.policy, state.actor_optimizer, self.actor_gradient(state, batch), learning_rate
+        )
+        state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
+        return state, {"actor_gradient_norm": norm}
+
+    def update_method_state(
+        self, state: TrainState, entropy: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """One descent step on alpha * |T| * (mean entropy - T), T being the target entropy."""
+        temperature: Temperature = state.method
+        size = 0.5 * state.policy.mean_head.bias.shape[-1]
+        alpha = jnp.exp(temperature.log_alpha)
+        log_alpha, optimizer, _ = self.optimizer.step(
+            temperature.log_alpha,
+            temperature.optimizer,
+            alpha * size * (entropy + size),
+            self.config.temperature_learning_rate,
+        )
+        state = dataclasses.replace(state, method=Temperature(log_alpha, optimizer))
+        return state, {"temperature": alpha}

@@ -1,0 +1,55 @@
+"""Short-Horizon Actor-Critic (Xu et al. 2021), in the improved version that the RPO paper uses.
+
+One ascent step per iteration along the gradient of the discounted return of H steps plus the bootstrap
+value, by back-propagation through time (eq. 4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from rpo.algorithms.base import Metrics, TrainState
+from rpo.algorithms.devices import device_mean
+from rpo.algorithms.first_order import (
+    ActorBatch,
+    FirstOrderAlgorithm,
+    FirstOrderConfig,
+    surrogate,
+)
+from rpo.nets import TanhGaussianPolicy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SHACConfig(FirstOrderConfig):
+    """Settings of SHAC; none beyond the shared ones."""
+
+
+class SHAC(FirstOrderAlgorithm):
+    """Short-Horizon Actor-Critic."""
+
+    config: SHACConfig = eqx.field(static=True)
+    axis: str | None = eqx.field(static=True, default=None)
+
+    def entropy_coefficient(self, state: TrainState) -> float:
+        """No entropy bonus."""
+        del state
+        return 0.0
+
+    def update_actor(
+        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """One ascent step along the back-propagation-through-time gradient."""
+
+        def loss(policy: TanhGaussianPolicy) -> Array:
+            return -surrogate(policy(batch.observation), batch)
+
+        gradient = device_mean(jax.grad(loss)(state.policy), self.axis)
+        policy, optimizer, norm = self.optimizer.step(
+            state.policy, state.actor_optimizer, gradient, learning_rate
+        )
+        state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
+        return state, {"actor_gradient_norm": norm}

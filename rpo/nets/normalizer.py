@@ -1,0 +1,68 @@
+"""Running mean and variance of observations."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+VARIANCE_EPSILON = 1e-5
+
+
+class Normalizer(eqx.Module):
+    """Maps observations to about zero mean and unit variance, with statistics of all data so far.
+
+    Args:
+        mean: running mean per feature.
+        variance: running (population) variance per feature.
+        count: number of samples behind them; zero at first, when mean 0 and variance 1 hold.
+    """
+
+    mean: Float[Array, " features"]
+    variance: Float[Array, " features"]
+    count: Float[Array, ""]
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        """(x - mean) / sqrt(variance + 1e-5). No gradient reaches the statistics."""
+        mean, variance = lax.stop_gradient((self.mean, self.variance))
+        return (x - mean) * lax.rsqrt(variance + VARIANCE_EPSILON)
+
+    def denormalize(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        """The inverse of calling it."""
+        return x * jnp.sqrt(self.variance + VARIANCE_EPSILON) + self.mean
+
+    def update(self, batch: Float[Array, "*batch features"], axis: str | None = None) -> Normalizer:
+        """Statistics that also cover `batch` (Chan et al.'s parallel form of Welford's update).
+
+        Args:
+            batch: new samples; every axis but the last is a batch axis.
+            axis: name of the mapped device axis that `batch` is split over, if any.
+        """
+        samples = batch.reshape(-1, batch.shape[-1])
+        count = jnp.asarray(samples.shape[0], self.count.dtype)
+        mean = jnp.mean(samples, axis=0)
+        if axis is not None:
+            mean = lax.pmean(mean, axis)
+            count = count * lax.axis_size(axis)
+        variance = jnp.mean((samples - mean) ** 2, axis=0)
+        if axis is not None:
+            variance = lax.pmean(variance, axis)
+
+        total = self.count + count
+        difference = mean - self.mean
+        share = count / total
+        return Normalizer(
+            mean=self.mean + difference * share,
+            variance=self.variance * (1.0 - share)
+            + variance * share
+            + difference * difference * share * (1.0 - share),
+            count=total,
+        )
+
+
+def new_normalizer(features: int) -> Normalizer:
+    """The identity, up to epsilon: no samples seen."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return Normalizer(jnp.zeros(features, dtype), jnp.ones(features, dtype), jnp.zeros((), dtype))
