@@ -37,6 +37,20 @@ def join(values: list[Components], components: list[Rows]) -> Array:
     return jnp.concatenate([pieces[row] for row in range(len(pieces))])
 
 
+def about_origin(group: Group, q: Components) -> Components:
+    """Coordinates that move the robot's origin become displacements from it: they start at zero."""
+    if group.kind is JointType.FREE:
+        return (*(jnp.zeros_like(component) for component in q[:3]), *q[3:])
+    return (jnp.zeros_like(q[0]),) if group.base else q
+
+
+def in_world(group: Group, start: Components, q: Components) -> Components:
+    """Inverse of `about_origin` after displacements `q` from the coordinates `start`."""
+    if group.kind is JointType.FREE:
+        return (*(s + d for s, d in zip(start[:3], q[:3], strict=True)), *q[3:])
+    return (start[0] + q[0],) if group.base else q
+
+
 def joint_force(group: Group, q: Scalar, qd: Scalar, applied: Scalar) -> Scalar:
     """Applied force, spring, damping and the springs of the limits, on a hinge or slide."""
     force = sub(applied, mul(group.damping, qd))

@@ -70,7 +70,7 @@ def control_step(
     forces = joints.split(joint_force, velocity_rows)
     origins = kinematics.origins(groups, start)
     velocities = joints.split(qd, velocity_rows)
-    state: State = ([_relative(g, c) for g, c in zip(groups, start, strict=True)], velocities)
+    state: State = ([joints.about_origin(g, c) for g, c in zip(groups, start, strict=True)], velocities)
     interval = _make_interval(model, settings, groups, start, origins, forces)
     intervals = settings.substeps // settings.mass_matrix_interval
     if intervals == 1:
@@ -78,22 +78,9 @@ def control_step(
     else:
         state, _ = lax.scan(lambda s, _: (interval(s), None), state, length=intervals)
     coordinates, velocities = state
-    end = [_absolute(*args) for args in zip(groups, start, coordinates, strict=True)]
+    end = [joints.in_world(*args) for args in zip(groups, start, coordinates, strict=True)]
     settled = [_at_link(*args) for args in zip(groups, coordinates, velocities, strict=True)]
     return joints.join(end, coordinate_rows), joints.join(settled, velocity_rows)
-
-
-def _relative(group: Group, q: Components) -> Components:
-    """Coordinates that move the origin start at zero."""
-    if group.kind is JointType.FREE:
-        return (*(component * 0.0 for component in q[:3]), *q[3:])
-    return (q[0] * 0.0,) if group.base else q
-
-
-def _absolute(group: Group, start: Components, q: Components) -> Components:
-    if group.kind is JointType.FREE:
-        return (*(s + d for s, d in zip(start[:3], q[:3], strict=True)), *q[3:])
-    return (start[0] + q[0],) if group.base else q
 
 
 def _at_link(group: Group, q: Components, qd: Components) -> Components:

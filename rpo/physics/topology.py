@@ -83,7 +83,7 @@ class Group:
 @lru_cache(maxsize=64)
 def groups_of(model: Model) -> tuple[Group, ...]:
     """Groups of the model, parents first."""
-    frames = _joint_axis_frames(model)
+    frames = joint_axis_frames(model)
     partition = _partition(model)
     group_of_link = {link: g for g, (links, _) in enumerate(partition) for link in links}
     groups: list[Group] = []
@@ -114,7 +114,7 @@ def quaternion_matrix(q: Floats) -> Floats:
     )
 
 
-def _joint_axis_frames(model: Model) -> list[Floats]:
+def joint_axis_frames(model: Model) -> list[Floats]:
     """For each link the rotation from the axes used here to the model's link axes."""
     frames: list[Floats] = []
     for link, kind in enumerate(model.joint_type):
