@@ -2,10 +2,10 @@
 
 The reference world is y-up, ours z-up: a vector (x, y, z) of ours is (x, z, -y) there; the root
 body's own frame is the same. The reference keeps quaternions as x, y, z, w, and the velocity of a
-free joint as a spatial twist at the *world* origin: angular velocity first, then the linear velocity
-of the point of the body that passes the world origin. Ours is the linear velocity of the body's own
-origin, then the angular velocity, both along world axes. The planar hopper's coordinates (x, height,
-pitch, hinges) are the same in both.
+free joint as a spatial twist at the *world* origin: angular velocity first, then the linear
+velocity of the point of the body that passes the world origin. Ours is the linear velocity of the
+body's own origin, then the angular velocity, both along world axes. The planar hopper's coordinates
+(x, height, pitch, hinges) are the same in both.
 
 Everything here is exact, differentiable and works on NumPy and JAX arrays alike, so that gradients
 can be mapped by differentiating through it.
@@ -31,7 +31,8 @@ def state_from_reference(q: Array, qd: Array, kind: BaseKind) -> tuple[Array, Ar
 
     Args:
         q: reference coordinates (..., nq); free base: position 3, quaternion x y z w, joints.
-        qd: reference velocities (..., nv); free base: angular 3, linear at the world origin 3, joints.
+        qd: reference velocities (..., nv); free base: angular 3, linear 3 at the world
+            origin, joints.
         kind: "free" for a free base, "planar" for a robot without one (nothing changes).
 
     Returns:

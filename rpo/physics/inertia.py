@@ -55,12 +55,13 @@ def steiner(mass: float, offset: Floats) -> Floats:
 def reference_mass_properties(model: mujoco.MjModel, body: int) -> MassProperties:
     """Mass properties of one MuJoCo body by the reference's rule, in the body's frame.
 
-    The reference rotates an inertia by multiplying R, I and R^T *element by element*, which keeps only
-    the diagonal, scaled by R_ii^2; R is the smallest rotation from the x axis to the direction of the
-    capsule. It adds one shape after the other in the order of the description, each time treating
-    what it has so far in the same way with R = 1 (which drops the products of inertia collected so
-    far) before the two parallel-axis terms. The result is symmetric, but not a physical inertia: a
-    capsule along z has none about x and z. With armature the mass matrix is positive definite.
+    The reference rotates an inertia by multiplying R, I and R^T *element by element*, which keeps
+    only the diagonal, scaled by R_ii^2; R is the smallest rotation from the x axis to the direction
+    of the capsule. It adds one shape after the other in the order of the description, each time
+    treating what it has so far in the same way with R = 1 (which drops the products of inertia
+    collected so far) before the two parallel-axis terms. The result is symmetric,
+    but not a physical inertia: a capsule along z has none about x and z. With armature the mass
+    matrix is positive definite.
 
     Args:
         model: the compiled description.
@@ -73,13 +74,13 @@ def reference_mass_properties(model: mujoco.MjModel, body: int) -> MassPropertie
         ValueError: if a shape is neither a sphere nor a capsule.
     """
     total = NOTHING
-    for geom in np.flatnonzero(model.geom_bodyid == body):
+    for geom in map(int, np.flatnonzero(model.geom_bodyid == body)):
         mass, moments = _solid(model, geom)
         position = model.geom_pos[geom].astype(np.float64)
         sum_mass = total.mass + mass
         center = (total.mass * total.center_of_mass + mass * position) / sum_mass
         inertia = (
-            np.diag(np.diag(total.inertia))
+            np.eye(3) * total.inertia
             + steiner(total.mass, total.center_of_mass - center)
             + np.diag(_squared_rotation_diagonal(_capsule_direction(model, geom)) * moments)
             + steiner(mass, position - center)
@@ -109,7 +110,7 @@ def _solid(model: mujoco.MjModel, geom: int) -> tuple[float, Floats]:
 
 
 def _capsule_direction(model: mujoco.MjModel, geom: int) -> Floats:
-    """Unit vector (3,) from the first end of `fromto` to the second: MuJoCo's -z axis of the geom."""
+    """Unit vector (3,) from the first end of `fromto` to the second: the geom's -z axis."""
     if model.geom_type[geom] != mujoco.mjtGeom.mjGEOM_CAPSULE:
         return np.array([1.0, 0.0, 0.0])
     return -rotation_matrix(model.geom_quat[geom])[:, 2]

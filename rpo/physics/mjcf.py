@@ -1,14 +1,14 @@
 """Robot descriptions (MJCF, URDF) to `Model`, through MuJoCo's compiler.
 
 What is taken over: the tree of bodies with free, slide and hinge joints (several per body too),
-masses and inertias, `armature`, `damping`, `stiffness`, `springref`, `range`, gravity, and the shapes
-that collide with the ground. Bodies without a joint are merged into the body they are fixed to.
-What the dynamics do not have is refused by name (`rpo.physics.unsupported`). Two things are the
+masses and inertias, `armature`, `damping`, `stiffness`, `springref`, `range`, gravity, and the
+shapes that collide with the ground. Bodies without a joint are merged into the body they are fixed
+to. What the dynamics do not have is refused by name (`rpo.physics.unsupported`). Two things are the
 task's business and ignored here: motors with their effort limits, and contact between links.
 
-Contact with the ground is a spring-damper at fixed points: the centre of a sphere, the two ends of a
-capsule (both with the radius), the eight corners of a box. Its constants are not MuJoCo's, so MJCF
-carries them as custom numbers, read by name (defaults: `ContactMaterial`, `LimitSpring`):
+Contact with the ground is a spring-damper at fixed points: the centre of a sphere, the two ends of
+a capsule (both with the radius), the eight corners of a box. Its constants are not MuJoCo's, so
+MJCF carries them as custom numbers, read by name (defaults: `ContactMaterial`, `LimitSpring`):
 
     <custom>
       <numeric name="contact_stiffness" data="20000"/>
@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -97,7 +99,7 @@ def load_mjcf(
     if inertia not in ("physical", "reference"):
         raise ValueError(f"unknown inertia {inertia!r}: expected 'physical' or 'reference'")
     label, spec = _parse(source)
-    model = _compile(label, spec)
+    model = _attempt(label, spec.compile)
     try:
         refuse_unsupported(model)
         defaults = dataclasses.asdict(ContactMaterial()) | dataclasses.asdict(LimitSpring())
@@ -138,7 +140,7 @@ def load_urdf(
     root = spec.worldbody.first_body()
     if floating_base and root is not None and root.first_joint() is None:
         root.add_freejoint(name=f"{root.name}_free")
-    model = _compile(label, spec)
+    model = _attempt(label, spec.compile)
     welded = model.body_weldid[model.geom_bodyid] == 0
     model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
     model.geom_friction[:, 0] = friction_coefficient
@@ -154,42 +156,47 @@ def load_urdf(
 def _parse(source: Source) -> tuple[str, Any]:
     text = os.fspath(source)
     if text.lstrip().startswith("<"):
-        label, read = "robot description", lambda: mujoco.MjSpec.from_string(text)
-    else:
-        label, read = text, lambda: mujoco.MjSpec.from_file(text)
-        if not Path(text).is_file():
-            raise FileNotFoundError(f"{text}: no such robot description")
+        return "robot description", _attempt("robot description", mujoco.MjSpec.from_string, text)
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"{text}: no such robot description")
+    return text, _attempt(text, mujoco.MjSpec.from_file, text)
+
+
+def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call MuJoCo; errors become one line, warnings Python's (MuJoCo would write a log file)."""
+    messages: list[str] = []
+    mujoco.set_mju_user_warning(messages.append)
     try:
-        return label, read()
+        return call(*arguments)
     except ValueError as error:
-        raise ValueError(f"{label}: {_one_line(error)}") from None
+        raise ValueError(f"{label}: {_one_line(str(error))}") from None
+    finally:
+        mujoco.set_mju_user_warning(None)
+        for message in messages:
+            warnings.warn(f"{label}: {_one_line(message)}", stacklevel=4)
 
 
-def _compile(label: str, spec: Any) -> mujoco.MjModel:
-    try:
-        return spec.compile()
-    except ValueError as error:
-        raise ValueError(f"{label}: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return ", ".join(line.strip() for line in str(error).splitlines() if line.strip())
+def _one_line(message: str) -> str:
+    return ", ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pose:
-    position: Floats
-    rotation: Floats
-    quaternion: Floats
+    position: Floats  # (3,)
+    quaternion: Floats  # (4,) w, x, y, z
+
+    @property
+    def rotation(self) -> Floats:
+        return rotation_matrix(self.quaternion)
 
     def then(self, position: Floats, quaternion: Floats) -> _Pose:
         """The pose of a child that has this pose in the frame described by self."""
         product = np.zeros(4)
         mujoco.mju_mulQuat(product, self.quaternion, np.asarray(quaternion, np.float64))
-        return _Pose(self.position + self.rotation @ position, rotation_matrix(product), product)
+        return _Pose(self.position + self.rotation @ position, product)
 
 
-IDENTITY = _Pose(np.zeros(3), np.eye(3), np.array([1.0, 0.0, 0.0, 0.0]))
+_IDENTITY = _Pose(np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0]))
 
 
 class _Tree:
@@ -202,11 +209,11 @@ class _Tree:
         self.origin: dict[int, Floats] = {0: np.zeros(3)}  # of that link, in its body's frame
         for body in range(model.nbody):
             fixed = model.body_weldid[body] != body
-            self.pose.append(self.in_parent(body) if fixed else IDENTITY)
+            self.pose.append(self.in_parent(body) if fixed else _IDENTITY)
 
     def in_parent(self, body: int) -> _Pose:
         """Pose of a body in the frame of the moving body that its parent is part of."""
-        parent = self.pose[self.model.body_parentid[body]]
+        parent = self.pose[int(self.model.body_parentid[body])]
         return parent.then(self.model.body_pos[body], self.model.body_quat[body])
 
 
@@ -250,7 +257,7 @@ def _append_links(tree: _Tree, body: int, links: list[dict[str, Any]]) -> None:
     for joint in range(first, last + 1):
         kind = _JOINT_TYPES[model.jnt_type[joint]]
         anchor = np.zeros(3) if kind is JointType.FREE else model.jnt_pos[joint].copy()
-        pose = IDENTITY if kind is JointType.FREE else placed.then(anchor, IDENTITY.quaternion)
+        pose = _IDENTITY if kind is JointType.FREE else placed.then(anchor, _IDENTITY.quaternion)
         pose = _without_offset(model, joint, kind, pose)
         body_name, joint_name = friendly_name(model, "body", body), model.joint(joint).name
         joint_name = joint_name or f"{body_name}_joint_{joint - first}"
@@ -268,7 +275,7 @@ def _append_links(tree: _Tree, body: int, links: list[dict[str, Any]]) -> None:
                 "inertia": np.zeros((3, 3)),
             }
         )
-        parent, parent_origin, placed = len(links) - 1, anchor, IDENTITY
+        parent, parent_origin, placed = len(links) - 1, anchor, _IDENTITY
     tree.last_link[body], tree.origin[body] = parent, parent_origin
 
 
@@ -278,7 +285,7 @@ def _without_offset(model: mujoco.MjModel, joint: int, kind: JointType, pose: _P
     if kind is JointType.FREE or reference == 0.0:
         return pose
     if kind is JointType.SLIDE:
-        return pose.then(-reference * model.jnt_axis[joint], IDENTITY.quaternion)
+        return pose.then(-reference * model.jnt_axis[joint], _IDENTITY.quaternion)
     turn = np.zeros(4)
     mujoco.mju_axisAngle2Quat(turn, model.jnt_axis[joint], -reference)
     return pose.then(np.zeros(3), turn)
@@ -314,7 +321,7 @@ def _merged_mass_properties(
     return [combine(own) for own in parts.values()], list(parts)
 
 
-def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dict[str, Floats]:
+def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dict[str, Any]:
     joint = model.dof_jntid
     free = model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE
     limited = model.jnt_limited[joint].astype(bool) & ~free

@@ -149,7 +149,7 @@ def _joints(model: mujoco.MjModel) -> Iterator[str]:
             # These came with later versions of MuJoCo; a zero is the plain linear joint.
             field = getattr(model, name, None)
             if field is not None and np.any(field[values]):
-                yield f"{label}: nonlinear {name.removeprefix('dof_').removeprefix('jnt_')} is not supported"
+                yield f"{label}: {name[4:]} is not supported, joints are linear"
 
 
 def _actuators(model: mujoco.MjModel) -> Iterator[str]:
@@ -163,13 +163,14 @@ def _actuators(model: mujoco.MjModel) -> Iterator[str]:
         )
         if not plain:
             name = friendly_name(model, "actuator", index)
-            yield f"actuator {name!r} is not supported: only motors on joints (tasks apply joint forces)"
+            yield f"actuator {name!r} is not supported: only plain motors on joints are"
 
 
 def _geom(model: mujoco.MjModel, geom: int) -> Iterator[str]:
     body = int(model.geom_bodyid[geom])
     kind = int(model.geom_type[geom])
-    label = f"geom {friendly_name(model, 'geom', geom)!r} of body {friendly_name(model, 'body', body)!r}"
+    body_name = friendly_name(model, "body", body)
+    label = f"geom {friendly_name(model, 'geom', geom)!r} of body {body_name!r}"
     can_collide = model.geom_contype[geom] != 0 or model.geom_conaffinity[geom] != 0
     if not can_collide or model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT:
         return

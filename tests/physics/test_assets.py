@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 def rest_poses(model: Model) -> tuple[Floats, Floats]:
-    """Positions (L, 3) and rotations (L, 3, 3) at zero coordinates; a free base is at the origin."""
+    """Positions (L, 3), rotations (L, 3, 3) at zero coordinates; a free base is at the origin."""
     position, rotation = np.zeros((model.num_links, 3)), np.zeros((model.num_links, 3, 3))
     for link, parent in enumerate(model.parent):
         base, frame = (
