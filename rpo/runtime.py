@@ -1,0 +1,92 @@
+"""Settings of XLA that must be made before JAX starts its backend.
+
+Importing `rpo` calls `configure()`. Two things matter on a CPU, both measured with the physics step:
+
+- the compiler option `xla_cpu_use_multi_output_fusion`, which is off by default and without which
+  XLA recomputes shared values again and again (several times slower forward, ten times backward);
+- one XLA device per core, because the physics kernels run on one core each.
+
+Nothing the user has set himself is changed, and a backend that already runs is left alone: then
+`configure()` returns what could not be done, in words, and training warns with them.
+"""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+FUSION_OPTION = "xla_cpu_use_multi_output_fusion"
+_EXTRA = "--xla_backend_extra_options="
+_COUNT = "--xla_force_host_platform_device_count"
+DEVICES_VARIABLE = "RPO_CPU_DEVICES"
+
+_problems: list[str] | None = None
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def configure() -> tuple[str, ...]:
+    """Set the compiler option and the number of CPU devices, once, before the backend starts.
+
+    The environment variable `RPO_CPU_DEVICES` overrides the number of CPU devices (default: the
+    number of usable cores). `XLA_FLAGS` and `JAX_NUM_CPU_DEVICES` set by the user win.
+
+    Returns:
+        One line for each thing that could not be set; empty if all is well.
+
+    Raises:
+        ValueError: if `RPO_CPU_DEVICES` is not a positive whole number.
+    """
+    global _problems
+    if _problems is None:
+        _problems = _configure()
+    return tuple(_problems)
+
+
+def _configure() -> list[str]:
+    flags = os.environ.get("XLA_FLAGS", "")
+    count = _requested_devices()
+    if _backend_started():
+        if f"{FUSION_OPTION}=true" in flags:
+            return []
+        return [
+            "JAX was started before rpo was imported, so the CPU physics runs several times slower; "
+            "import rpo first, or set XLA_FLAGS=" + _EXTRA + FUSION_OPTION + "=true"
+        ]
+    os.environ["XLA_FLAGS"] = with_fusion(flags)
+    if _COUNT not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", count)
+    return []
+
+
+def with_fusion(flags: str) -> str:
+    """`XLA_FLAGS` with the fusion option added, everything in it kept."""
+    if FUSION_OPTION in flags:
+        return flags
+    words = flags.split()
+    for k, word in enumerate(words):
+        if word.startswith(_EXTRA):
+            words[k] = f"{word},{FUSION_OPTION}=true"
+            return " ".join(words)
+    return " ".join([*words, f"{_EXTRA}{FUSION_OPTION}=true"])
+
+
+def _requested_devices() -> int:
+    text = os.environ.get(DEVICES_VARIABLE)
+    if text is None:
+        return usable_cores()
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{DEVICES_VARIABLE} must be a positive whole number, got {text!r}")
+    return int(text)
+
+
+def _backend_started() -> bool:
+    from jax._src import xla_bridge  # there is no public way to ask without starting it
+
+    return bool(xla_bridge.backends_are_initialized())
