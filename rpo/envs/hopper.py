@@ -50,7 +50,9 @@ class HopperSettings(LocomotionSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.observe_last_action:
-            raise ValueError("hopper has no last action in its observation: unset observe_last_action")
+            raise ValueError(
+                "hopper has no last action in its observation: unset observe_last_action"
+            )
 
 
 class Hopper(LocomotionEnv):

@@ -81,9 +81,9 @@ class LocomotionSettings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_number(field.name, getattr(self, field.name), type(field.default))
-        if self.mass_matrix_interval > self.substeps:
+        if self.substeps % self.mass_matrix_interval:
             raise ValueError(
-                f"mass_matrix_interval is {self.mass_matrix_interval}, must be at most "
+                f"mass_matrix_interval is {self.mass_matrix_interval}, must divide "
                 f"substeps = {self.substeps}"
             )
         if self.inertia not in get_args(Inertia):
@@ -116,7 +116,9 @@ def _check_number(name: str, value: Any, kind: type) -> None:
         return
     wanted = int if kind is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, must be a {'whole' if kind is int else 'finite'} number")
+        raise ValueError(
+            f"{name} is {value!r}, must be a {'whole' if kind is int else 'finite'} number"
+        )
     if name in _POSITIVE and value <= 0:
         raise ValueError(f"{name} is {value}, must be positive")
     if name not in _SIGNED and value < 0:
