@@ -39,17 +39,20 @@ class SHAC(FirstOrderAlgorithm):
         del state
         return 0.0
 
-    def update_actor(
-        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
-        """One ascent step along the back-propagation-through-time gradient."""
+    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> TanhGaussianPolicy:
+        """Gradient of minus the mean return per step."""
 
         def loss(policy: TanhGaussianPolicy) -> Array:
             return -surrogate(policy(batch.observation), batch)
 
-        gradient = device_mean(jax.grad(loss)(state.policy), self.axis)
+        return device_mean(jax.grad(loss)(state.policy), self.axis)
+
+    def update_actor(
+        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """One ascent step along the back-propagation-through-time gradient."""
         policy, optimizer, norm = self.optimizer.step(
-            state.policy, state.actor_optimizer, gradient, learning_rate
+            state.policy, state.actor_optimizer, self.actor_gradient(state, batch), learning_rate
         )
         state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
         return state, {"actor_gradient_norm": norm}

@@ -57,39 +57,41 @@ class ThroughDynamics(EpisodicEnv):
 
 
 class ConstantReward(EpisodicEnv):
-    """Reward 1 at every step; the episode ends after `length` steps, by itself or by the time limit.
+    """Reward 1 at every step; every episode has `length` steps. All observations are zero.
 
-    The observation is the number of steps taken.
+    Episodes end by themselves or by the time limit.
     """
 
     spec: EnvSpec = eqx.field(static=True)
     terminates: bool = eqx.field(static=True)
+    length: int = eqx.field(static=True)
 
     def __init__(self, length: int, *, terminates: bool) -> None:
-        self.spec = spec("constant-reward", length=length)
+        self.spec = spec("constant-reward", length=100 if terminates else length)
         self.terminates = terminates
+        self.length = length
 
     def initial_state(self, key: Array) -> Array:
-        return jnp.zeros(1)
+        return jnp.zeros((), jnp.int32)
 
     def dynamics(self, state: Array, action: Array) -> Array:
-        return state + 1.0
+        return state + 1
 
     def observe(self, state: Array) -> Array:
-        return state
+        return jnp.zeros((state.shape[0], 1))
 
     def reward(self, state: Array, action: Array, next_state: Array) -> Array:
-        return jnp.ones(state.shape[0], state.dtype)
+        return 1.0 + 0.0 * action[:, 0]
 
     def is_terminal(self, state: Array) -> Array:
-        return (state[:, 0] >= self.spec.episode_length) & self.terminates
+        return (state >= self.length) & self.terminates
 
 
 class Wanderer(EpisodicEnv):
     """Non-linear two-dimensional system with random starts, terminations and time limits."""
 
     spec: EnvSpec = eqx.field(
-        static=True, default=spec("wanderer", length=6, observation_size=3, action_size=2)
+        static=True, default=spec("wanderer", length=4, observation_size=3, action_size=2)
     )
 
     def initial_state(self, key: Array) -> Array:
@@ -107,3 +109,47 @@ class Wanderer(EpisodicEnv):
 
     def is_terminal(self, state: Array) -> Array:
         return state[:, 0] > 1.6
+
+
+class Diverging(EpisodicEnv):
+    """x' = x + 0.1 a; where the start is above zero, the derivative of the reward is not finite."""
+
+    spec: EnvSpec = eqx.field(static=True, default=spec("diverging", length=100))
+
+    def initial_state(self, key: Array) -> Array:
+        return jax.random.normal(key, (1,))
+
+    def dynamics(self, state: Array, action: Array) -> Array:
+        return state + jnp.where(state > 0, 1e-3, 0.1) * action
+
+    def observe(self, state: Array) -> Array:
+        return jnp.tanh(state)
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        # sqrt has an infinite slope at 0, which the chain rule multiplies by 0: NaN, as in a contact
+        # model without a guard
+        zero = jnp.where(state > 0.0, 0.0, 1.0) * (1.0 + action**2)
+        return -jnp.sum(jnp.sqrt(zero), axis=-1)
+
+
+class Chain(EpisodicEnv):
+    """Three steps; only the last one pays, and it ends the episode. Observations are one-hot."""
+
+    spec: EnvSpec = eqx.field(
+        static=True, default=spec("chain", length=100, observation_size=3)
+    )
+
+    def initial_state(self, key: Array) -> Array:
+        return jnp.zeros((), jnp.int32)
+
+    def dynamics(self, state: Array, action: Array) -> Array:
+        return state + 1
+
+    def observe(self, state: Array) -> Array:
+        return jax.nn.one_hot(state, 3)
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        return jnp.where(next_state == 3, 1.0, 0.0) + 0.0 * action[:, 0]
+
+    def is_terminal(self, state: Array) -> Array:
+        return state == 3

@@ -1,0 +1,200 @@
+"""The cached action gradients and the policy gradients made from them, against plain differentiation.
+
+The reference here is a loop over time with its own bookkeeping of returns. It shares no code with the
+library beyond the networks and the environment.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpo.algorithms import RPO, SAPO, SHAC, RPOConfig, SAPOConfig, SHACConfig
+from rpo.algorithms.devices import environment_keys
+from rpo.algorithms.first_order import make_actor_batch
+from rpo.algorithms.rollout import draw_noise, largest_divisor
+from rpo.nets import Gaussian, TanhGaussianPolicy
+from tests.algorithms.probe_environments import Diverging, Wanderer
+
+ENVS, HORIZON, DISCOUNT, ALPHA = 12, 5, 0.9, 0.3
+ENV = Wanderer()
+SMALL = {
+    "num_envs": ENVS,
+    "horizon": HORIZON,
+    "total_steps": 10_000,
+    "discount": DISCOUNT,
+    "actor_hidden_sizes": (8, 8),
+    "critic_hidden_sizes": (8,),
+    "block_size": 4,
+    "critic_minibatches": 1,
+}
+RPO_ONE_EPOCH = RPO(RPOConfig(**SMALL, actor_epochs=1, entropy_coefficient=ALPHA))
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def prepared(algorithm, env=ENV):
+    """A state with observation statistics unlike the identity, and its rollout and batch."""
+    state = algorithm.init(env, jax.random.PRNGKey(3))
+    data = 1 + 2 * jax.random.normal(jax.random.PRNGKey(4), (50, env.spec.observation_size))
+    state = dataclasses.replace(state, normalizer=state.normalizer.update(data))
+    key = jax.random.PRNGKey(5)
+    rollout = jax.jit(lambda s: algorithm.rollout(env, s, key))(state)
+    observation = state.normalizer(rollout.segment.observation)
+    return state, rollout, make_actor_batch(rollout, observation, DISCOUNT), key
+
+
+def reference_returns(env, state, policy, key, perturbation, coefficient):
+    """Each environment's return by a plain loop over time."""
+    keys = environment_keys(key, jnp.arange(ENVS))
+    noise = draw_noise(keys, HORIZON, env.spec.action_size)
+    env_state = state.environments.state
+    total, weight = jnp.zeros(ENVS), jnp.ones(ENVS)
+
+    def value(observation):
+        normalized = state.normalizer(observation)
+        return sum(member(normalized)[:, 0] for member in state.critics.members) / 2
+
+    for t in range(HORIZON):
+        distribution = policy(state.normalizer(env_state.observation))
+        u = distribution.mean + jnp.exp(distribution.log_std) * noise[0, t] + perturbation[t]
+        fresh = distribution.mean + jnp.exp(distribution.log_std) * noise[1, t]
+        log_density = jax.scipy.stats.norm.logpdf(
+            fresh, distribution.mean, jnp.exp(distribution.log_std)
+        ) - jnp.log(1 - jnp.tanh(fresh) ** 2)
+        target = env.spec.action_size / 2
+        bonus = (-log_density.sum(-1) + target) / (2 * target)
+        env_state, transition = env.step(env_state, jnp.tanh(u))
+        total += weight * (transition.reward + coefficient * bonus)
+        weight *= DISCOUNT
+        final = value(transition.final_observation)
+        cut = transition.truncated if t < HORIZON - 1 else ~transition.terminated
+        total += jnp.where(cut, weight * final, 0)
+        weight = jnp.where(transition.terminated | transition.truncated, 1.0, weight)
+    return total
+
+
+def parameters_of(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def bptt_gradient(env, state, key, coefficient):
+    """Gradient of the mean return per step with respect to the policy's parameters."""
+
+    def objective(policy):
+        zero = jnp.zeros((HORIZON, ENVS, env.spec.action_size))
+        returns = reference_returns(env, state, policy, key, zero, coefficient)
+        return returns.mean() / HORIZON
+
+    return parameters_of(jax.jit(jax.grad(objective))(state.policy))
+
+
+def test_cached_action_gradients_equal_direct_differentiation():
+    state, rollout, _, key = prepared(RPO_ONE_EPOCH)
+    segment = rollout.segment
+    # the case must hold every kind of episode end, or it would test less than it says
+    assert bool(segment.terminated.any())
+    assert bool(segment.truncated.any())
+
+    zero = jnp.zeros_like(rollout.action_gradient)
+    direct = jax.jit(
+        jax.grad(lambda p: reference_returns(ENV, state, state.policy, key, p, ALPHA).sum())
+    )(zero)
+    np.testing.assert_allclose(rollout.action_gradient, direct, rtol=1e-9, atol=1e-12)
+    assert float(jnp.abs(direct).max()) > 0.1
+
+
+def test_one_epoch_of_rpo_is_the_bptt_gradient_and_that_of_sapo_at_a_fixed_temperature():
+    sapo = SAPO(
+        SAPOConfig(**SMALL, initial_temperature=ALPHA, temperature_learning_rate=0.0)
+    )
+    state, _, batch, key = prepared(RPO_ONE_EPOCH)
+    expected = bptt_gradient(ENV, state, key, ALPHA)
+    from_rpo = -parameters_of(RPO_ONE_EPOCH.actor_gradient(state.policy, batch)[0])
+    np.testing.assert_allclose(from_rpo, expected, rtol=1e-8, atol=1e-11)
+
+    state, _, batch, _ = prepared(sapo)
+    from_sapo = -parameters_of(sapo.actor_gradient(state, batch))
+    np.testing.assert_allclose(from_sapo, expected, rtol=1e-8, atol=1e-11)
+    assert np.linalg.norm(expected) > 1e-2
+
+
+def test_without_entropy_the_surrogate_alone_is_the_bptt_gradient_and_that_of_shac():
+    shac = SHAC(SHACConfig(**SMALL))
+    state, _, batch, key = prepared(shac)
+    expected = bptt_gradient(ENV, state, key, 0.0)
+    rpo = RPO(RPOConfig(**SMALL, entropy_coefficient=0.0))
+    from_rpo = -parameters_of(rpo.actor_gradient(state.policy, batch)[0])
+    np.testing.assert_allclose(from_rpo, expected, rtol=1e-8, atol=1e-11)
+    from_shac = -parameters_of(shac.actor_gradient(state, batch))
+    np.testing.assert_allclose(from_shac, expected, rtol=1e-8, atol=1e-11)
+
+
+def test_results_do_not_depend_on_the_block_size():
+    one_block = RPO(dataclasses.replace(RPO_ONE_EPOCH.config, block_size=ENVS))
+    whole = jax.tree.leaves(prepared(one_block)[1])
+    blocks = jax.tree.leaves(prepared(RPO_ONE_EPOCH)[1])
+    for one, other in zip(whole, blocks, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_no_gradient_crosses_an_episode_end():
+    state, rollout, _, key = prepared(RPO_ONE_EPOCH)
+    ended = rollout.segment.terminated | rollout.segment.truncated
+    step, index = (int(i[0]) for i in jnp.nonzero(ended[:-1]))
+
+    def rewards_after(perturbation):
+        keys = environment_keys(key, jnp.arange(ENVS))
+        noise = draw_noise(keys, HORIZON, 2)
+        env_state, late = state.environments.state, 0.0
+        for t in range(HORIZON):
+            distribution = state.policy(state.normalizer(env_state.observation))
+            action = jnp.tanh(distribution.sample(noise[0, t]) + perturbation[t])
+            env_state, transition = ENV.step(env_state, action)
+            late += transition.reward[index] * (t > step)
+        return late
+
+    gradient = jax.jit(jax.grad(rewards_after))(jnp.zeros((HORIZON, ENVS, 2)))
+    assert float(jnp.abs(gradient[step + 1 :, index]).max()) > 0
+    np.testing.assert_array_equal(gradient[: step + 1, index], 0)
+
+
+def test_a_diverging_environment_loses_its_gradient_and_leaves_the_others_theirs():
+    env = Diverging()
+    state, rollout, batch, _ = prepared(RPO_ONE_EPOCH, env)
+    bad = ~rollout.gradient_finite
+    assert 0 < int(bad.sum()) < ENVS
+    np.testing.assert_array_equal(rollout.action_gradient[:, bad], 0)
+    kept = rollout.action_gradient[:, ~bad]
+    assert bool(jnp.isfinite(kept).all())
+    assert bool((jnp.abs(kept).sum(axis=(0, 2)) > 0).all())
+    gradient, _ = RPO_ONE_EPOCH.actor_gradient(state.policy, batch)
+    assert np.isfinite(parameters_of(gradient)).all()
+
+
+def test_regenerated_actions_are_the_recorded_ones():
+    state, rollout, batch, _ = prepared(RPO_ONE_EPOCH)
+    other = TanhGaussianPolicy(3, 2, (8,), jax.random.key(77))
+    distribution: Gaussian = other(batch.observation)
+    regenerated = distribution.sample(distribution.noise_of(batch.action))
+    np.testing.assert_allclose(regenerated, rollout.segment.action, rtol=1e-9, atol=1e-10)
+    # the recorded noise is recovered by the policy that acted
+    same = state.policy(batch.observation).noise_of(batch.action)
+    noise = draw_noise(environment_keys(jax.random.PRNGKey(5), jnp.arange(ENVS)), HORIZON, 2)[0]
+    np.testing.assert_allclose(same, noise, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "expected"), [(128, 128, 128), (100, 64, 50), (7, 4, 1), (12, 100, 12)]
+)
+def test_block_is_the_largest_divisor_within_the_limit(count, limit, expected):
+    assert largest_divisor(count, limit) == expected

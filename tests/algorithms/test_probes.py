@@ -1,0 +1,156 @@
+"""Probe environments: known values, known optima, and what must stay frozen during a rollout."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpo import algorithms
+from rpo.nets import policy_action
+from tests.algorithms.probe_environments import (
+    Chain,
+    ConstantReward,
+    OneStep,
+    ThroughDynamics,
+    Wanderer,
+)
+
+SMALL = {
+    "num_envs": 16,
+    "horizon": 8,
+    "total_steps": 16 * 8 * 100,
+    "actor_hidden_sizes": (16,),
+    "critic_hidden_sizes": (16,),
+    "critic_learning_rate": 1e-2,
+    "actor_learning_rate": 1e-2,
+    "critic_passes": 4,
+    "critic_minibatches": 2,
+}
+
+
+def trained(name, env, iterations, **settings):
+    """State and metrics after some iterations, run as one compiled loop."""
+    config = algorithms.config_class(name)(**(SMALL | settings))
+    algorithm = algorithms.make(name, config)
+
+    @jax.jit
+    def run(key):
+        state = algorithm.init(env, key)
+        return jax.lax.scan(
+            lambda s, _: algorithm.update(env, s), state, length=iterations
+        )
+
+    state, metrics = run(jax.random.PRNGKey(0))
+    return algorithm, state, {name: np.asarray(value) for name, value in metrics.items()}
+
+
+def values(state, observations):
+    return np.asarray(state.critics(state.normalizer(jnp.asarray(observations, jnp.float32))))
+
+
+def test_value_uses_the_observation_after_the_step_and_stops_at_termination():
+    """With lambda = 0 a value learned from V(o_t) instead of V(o_{t+1}) would be 0 before the end."""
+    _, state, _ = trained("shac", Chain(), 100, discount=0.5, td_lambda=0.0)
+    expected = np.broadcast_to([0.25, 0.5, 1.0], (2, 3))
+    np.testing.assert_allclose(values(state, np.eye(3)), expected, atol=0.03)
+
+
+@pytest.mark.parametrize(("terminates", "expected"), [(False, 2.0), (True, 1.5)])
+def test_time_limit_bootstraps_and_termination_does_not(terminates, expected):
+    """Reward 1, discount 0.5, two steps an episode, all states look alike, lambda = 0.
+
+    Without an end V = 1 + V/2 = 2. If every second step is terminal, V = 1 + V/4 = 4/3.
+    """
+    expected = 4 / 3 if terminates else expected
+    env = ConstantReward(2, terminates=terminates)
+    _, state, metrics = trained("shac", env, 60, discount=0.5, td_lambda=0.0)
+    np.testing.assert_allclose(values(state, np.zeros((1, 1))), expected, atol=0.03)
+    np.testing.assert_allclose(metrics["episode_return"][-1], 2.0)
+    np.testing.assert_allclose(metrics["episode_length"][-1], 2.0)
+
+
+@pytest.mark.parametrize("name", ["rpo", "shac", "sapo"])
+def test_one_step_reward_is_maximised(name):
+    """Reward -(a - 0.3)^2."""
+    settings = {"entropy_coefficient": 0.0} if name == "rpo" else {}
+    settings |= {"initial_temperature": 1e-3} if name == "sapo" else {}
+    _, state, _ = trained(name, OneStep(), 100, **settings)
+    action = policy_action(state.policy, state.normalizer, jnp.zeros((1, 1)), None)
+    np.testing.assert_allclose(action, 0.3, atol=0.05)
+
+
+def test_learns_what_pays_only_through_the_dynamics():
+    """Reward -x^2 *before* the step: its direct derivative by the action is zero.
+
+    From x uniform in [-1, 1], moving at most 0.5 a step, the best possible return is
+    -(1/3 + 1/24) = -0.375; the untrained policy reaches about -7.
+    """
+    algorithm, state, metrics = trained(
+        "rpo",
+        ThroughDynamics(),
+        120,
+        num_envs=32,
+        horizon=16,
+        entropy_coefficient=0.0,
+        total_steps=32 * 16 * 120,
+    )
+    returns = metrics["episode_return"]
+    assert returns[0] < -3.0
+    assert returns[-1] > -0.6
+    action = functools.partial(policy_action, state.policy, state.normalizer)
+    assert float(action(jnp.full((1, 1), 1.0), None)[0, 0]) < -0.9
+    assert float(action(jnp.full((1, 1), -1.0), None)[0, 0]) > 0.9
+
+
+@pytest.mark.parametrize("name", ["rpo"])
+def test_statistics_are_frozen_in_a_rollout_and_updated_after_it(name):
+    env = Wanderer()
+    algorithm, state, _ = trained(name, env, 1)
+    rollout = algorithm.rollout(env, state, jax.random.PRNGKey(1))
+    distribution = state.policy(state.normalizer(rollout.segment.observation))
+    np.testing.assert_allclose(
+        rollout.segment.distribution.mean, distribution.mean, rtol=1e-4, atol=1e-5
+    )
+    values = state.critics(state.normalizer(rollout.segment.final_observation))
+    np.testing.assert_allclose(
+        np.moveaxis(rollout.auxiliary, -1, 0), values, rtol=1e-4, atol=1e-5
+    )
+
+    after, _ = jax.jit(functools.partial(algorithm.update, env))(state)
+    assert float(state.normalizer.count) == 16 * 8
+    assert float(after.normalizer.count) == 2 * 16 * 8
+    assert not np.allclose(after.normalizer.mean, state.normalizer.mean)
+
+
+def test_metrics_are_complete_and_scalar():
+    _, _, metrics = trained("rpo", Wanderer(), 3, actor_epochs=3)
+    expected = {
+        *(f"kl_epoch_{m}" for m in (1, 2, 3)),
+        *(f"ratio_max_epoch_{m}" for m in (1, 2, 3)),
+        "effective_sample_ratio",
+        "actor_gradient_norm",
+        "critic_gradient_norm",
+        "action_gradient_norm",
+        "entropy",
+        "std",
+        "value",
+        "value_loss",
+        "learning_rate",
+        "reward",
+        "episode_return",
+        "episode_length",
+        "episodes_finished",
+        "non_finite_states",
+        "non_finite_gradients",
+        "actor_updates_skipped",
+        "critic_updates_skipped",
+        "updates_skipped_in_a_row",
+    }
+    assert set(metrics) == expected
+    assert all(value.shape == (3,) for value in metrics.values())
+    assert np.all(np.abs(metrics["kl_epoch_1"]) < 1e-6)
+    assert np.all(np.abs(metrics["ratio_max_epoch_1"] - 1) < 1e-3)
+    assert np.all(metrics["kl_epoch_3"] > 1e-5)
+    assert np.all((metrics["effective_sample_ratio"] > 0) & (metrics["effective_sample_ratio"] <= 1))
