@@ -1,0 +1,302 @@
+"""Are a task's gradients right? Automatic differentiation beside finite differences, in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, PyTree
+from numpy.typing import NDArray
+
+from rpo.envs.base import Env, EnvState, select
+
+Floats = NDArray[np.float64]
+Function: TypeAlias = Callable[[EnvState, Array], Array]
+"""A batch of environments and a row of inputs for each to a row of outputs for each."""
+
+STEP = 1e-6
+"""Perturbation of the finite differences."""
+KINK = 1e-3
+"""One-sided differences that disagree by more than this share mark a sample as not smooth."""
+SMALLEST_COSINE, LARGEST_ERROR = 0.9999, 1e-3
+"""What a correct gradient reaches at every smooth sample (cosine), and at nine of ten (error)."""
+MAX_DIRECTIONS = 32
+"""A return's gradient by more actions than this is compared along random directions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Gradients of one kind over all samples.
+
+    Args:
+        quantity: which gradient.
+        cosine: between both gradients, flattened, at each sample (samples,).
+        error: norm of the difference relative to the finite differences' norm (samples,).
+        smooth: whether both one-sided differences agree (samples,); judged are these only.
+        finite: whether automatic differentiation gave finite numbers (samples,).
+    """
+
+    quantity: str
+    cosine: Floats
+    error: Floats
+    smooth: NDArray[np.bool_]
+    finite: NDArray[np.bool_]
+
+    @property
+    def passed(self) -> bool:
+        """Finite everywhere, and right where the derivative exists."""
+        if not self.finite.all() or not self.smooth.any():
+            return False
+        error = np.quantile(self.error[self.smooth], 0.9)
+        return bool(self.cosine[self.smooth].min() >= SMALLEST_COSINE and error <= LARGEST_ERROR)
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientCheck:
+    """Result of `check_gradients`.
+
+    Args:
+        task: name of the environment.
+        horizon: steps of the return.
+        samples: random states that were tried.
+        ended: how many of them were left out because an episode ended in a step.
+        comparisons: one per kind of gradient.
+    """
+
+    task: str
+    horizon: int
+    samples: int
+    ended: int
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all gradients are right."""
+        return all(comparison.passed for comparison in self.comparisons)
+
+    def table(self) -> str:
+        """The figures as text."""
+        head = (
+            f"{'gradient':34}{'cosine':>10}{'error':>10}{'worst':>10}"
+            f"{'not smooth':>12}{'not finite':>12}"
+        )
+        lines = [
+            f"{self.task}: automatic differentiation against central differences, float64, "
+            f"{self.samples} random states ({self.ended} left out: their episode ended)",
+            head,
+        ]
+        for c in self.comparisons:
+            judged = c.smooth & c.finite
+            cosine = c.cosine[judged].min() if judged.any() else np.nan
+            error = c.error[judged] if judged.any() else np.array([np.nan])
+            lines.append(
+                f"{c.quantity:34}{cosine:10.6f}{np.median(error):10.1e}{error.max():10.1e}"
+                f"{int((~c.smooth).sum()):12d}{int((~c.finite).sum()):12d}"
+                f"{'' if c.passed else '  WRONG'}"
+            )
+        lines.append("cosine: smallest; error: median and worst relative error; both where smooth.")
+        return "\n".join(lines)
+
+
+def check_gradients(
+    env: Env, *, samples: int = 64, horizon: int = 8, warm_up: int = 64, seed: int = 0
+) -> GradientCheck:
+    """Compares gradients of an environment with finite differences at random states.
+
+    The states lie on random trajectories. Compared are the Jacobians of one step (next state and
+    reward, by state and by action) and the gradient of the return of a few steps by the first state
+    and by the actions. Samples whose one-sided differences disagree sit on a kink, where no
+    derivative exists; they are counted and not judged.
+
+    Args:
+        env: any environment; its state's floating-point leaves are what is perturbed.
+        samples: number of random states.
+        horizon: steps of the return.
+        warm_up: a state lies at most so many random actions behind a random start.
+        seed: of the random states, actions and directions.
+
+    Raises:
+        ValueError: if a number is not positive, or every sample's episode ended.
+    """
+    if min(samples, horizon, warm_up) < 1:
+        raise ValueError("samples, horizon and warm_up must be at least 1")
+    with jax.enable_x64(True):
+        env = jax.tree.map(_widen, env)
+        state_key, action_key, direction_key = jax.random.split(jax.random.key(seed), 3)
+        state = random_states(env, state_key, samples, warm_up)
+        shape = (samples, horizon, env.spec.action_size)
+        actions = jax.random.uniform(action_key, shape, minval=-0.9, maxval=0.9)
+        kept = _unended(env, state, actions)
+        if not kept.any():
+            raise ValueError("the episode of every sample ended: nothing left to compare")
+        state, actions = jax.tree.map(lambda x: x[kept], (state, actions))
+        flat, _ = _flatten(state.physics)
+        states = flat.shape[1]
+
+        one = jnp.concatenate([flat, actions[:, 0]], axis=1)
+        step = _compare(_step_function(env), state, one, jnp.eye(one.shape[1]), states)
+        several = jnp.concatenate([flat, actions.reshape(len(actions), -1)], axis=1)
+        directions = _directions(direction_key, states, several.shape[1])
+        total = _compare(_return_function(env, horizon), state, several, directions, states)
+    labels = ("one step by state", "one step by action")
+    totals = (f"return of {horizon} steps by state", f"return of {horizon} steps by actions")
+    comparisons = [
+        dataclasses.replace(c, quantity=label)
+        for c, label in zip((*step, *total), (*labels, *totals), strict=True)
+    ]
+    ended = samples - int(kept.sum())
+    return GradientCheck(env.spec.name, horizon, samples, ended, tuple(comparisons))
+
+
+def random_states(env: Env, key: Array, samples: int, warm_up: int) -> EnvState:
+    """States after between zero and `warm_up` random actions from a random start."""
+    start_key, length_key, action_key = jax.random.split(key, 3)
+    start = env.reset(start_key, samples)
+    lengths = jax.random.randint(length_key, (samples,), 0, warm_up + 1)
+
+    def one(state: EnvState, inputs: tuple[Array, Array]) -> tuple[EnvState, None]:
+        index, step_key = inputs
+        shape = (samples, env.spec.action_size)
+        action = jax.random.uniform(step_key, shape, minval=-1.0, maxval=1.0)
+        return select(index < lengths, env.step(state, action)[0], state), None
+
+    keys = jax.random.split(action_key, warm_up)
+    return jax.jit(lambda s: lax.scan(one, s, (jnp.arange(warm_up), keys))[0])(start)
+
+
+def _step_function(env: Env) -> Function:
+    """(state, action) to (next state, reward)."""
+
+    def function(state: EnvState, inputs: Array) -> Array:
+        state, rest = _with_inputs(state, inputs)
+        following, transition = env.step(state, rest)
+        return jnp.concatenate([_flatten(following.physics)[0], transition.reward[:, None]], 1)
+
+    return function
+
+
+def _return_function(env: Env, horizon: int) -> Function:
+    """(state, actions) to the sum of the rewards."""
+
+    def function(state: EnvState, inputs: Array) -> Array:
+        state, rest = _with_inputs(state, inputs)
+        actions = rest.reshape(len(inputs), horizon, -1).transpose(1, 0, 2)
+
+        def one(state: EnvState, action: Array) -> tuple[EnvState, Array]:
+            state, transition = env.step(state, action)
+            return state, transition.reward
+
+        return lax.scan(one, state, actions)[1].sum(axis=0)[:, None]
+
+    return function
+
+
+def _compare(
+    function: Function, state: EnvState, inputs: Array, directions: Array, states: int
+) -> tuple[Comparison, Comparison]:
+    """Derivatives along `directions` (D, inputs), of which the first `states` move the state."""
+    jacobian = _reverse_jacobian(function, state, inputs)
+    exact = np.asarray(jacobian @ directions.T)
+    forward, backward = _one_sided(function, state, inputs, directions)
+    parts = [slice(0, states), slice(states, None)]
+    first, second = (_judge(exact[..., p], forward[..., p], backward[..., p]) for p in parts)
+    return first, second
+
+
+def _judge(exact: Floats, forward: Floats, backward: Floats) -> Comparison:
+    rows = [x.reshape(len(x), -1) for x in (exact, forward, backward)]
+    ours, expected = rows[0], 0.5 * (rows[1] + rows[2])
+    norm = np.linalg.norm(expected, axis=1)
+    tiny = np.finfo(float).tiny
+    with np.errstate(invalid="ignore"):
+        cosine = (ours * expected).sum(1) / np.maximum(norm * np.linalg.norm(ours, axis=1), tiny)
+        error = np.linalg.norm(ours - expected, axis=1) / np.maximum(norm, tiny)
+        kink = np.linalg.norm(rows[1] - rows[2], axis=1) / np.maximum(norm, tiny)
+    both_zero = (norm == 0) & (np.abs(ours).max(axis=1) == 0)
+    return Comparison(
+        quantity="",
+        cosine=np.where(both_zero, 1.0, cosine),
+        error=np.where(both_zero, 0.0, error),
+        smooth=kink <= KINK,
+        finite=np.isfinite(ours).all(axis=1),
+    )
+
+
+def _reverse_jacobian(function: Function, state: EnvState, inputs: Array) -> Array:
+    """(samples, outputs, inputs), by reverse mode as in training: one environment per output."""
+    outputs = jax.eval_shape(function, state, inputs).shape[1]
+    state, inputs = jax.tree.map(lambda x: jnp.repeat(x, outputs, axis=0), (state, inputs))
+    chosen = jnp.tile(jnp.eye(outputs), (len(inputs) // outputs, 1))
+
+    @jax.jit
+    def gradient(state: EnvState, inputs: Array) -> Array:
+        return jax.grad(lambda x: (chosen * function(state, x)).sum())(inputs)
+
+    return gradient(state, inputs).reshape(-1, outputs, inputs.shape[1])
+
+
+def _one_sided(
+    function: Function, state: EnvState, inputs: Array, directions: Array
+) -> tuple[Floats, Floats]:
+    """Forward and backward differences (samples, outputs, directions)."""
+    count, samples = len(directions), len(inputs)
+    moves = jnp.concatenate([STEP * directions, -STEP * directions, 0 * directions[:1]])
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, len(moves), axis=0), state)
+    values = jax.jit(function)(repeated, (inputs[:, None] + moves).reshape(-1, inputs.shape[1]))
+    values = np.asarray(values).reshape(samples, len(moves), -1).transpose(0, 2, 1)
+    center = values[..., -1:]
+    return (values[..., :count] - center) / STEP, (center - values[..., count:-1]) / STEP
+
+
+def _directions(key: Array, states: int, inputs: int) -> Array:
+    """Every direction of the state; of the actions every one, or some random orthonormal ones."""
+    actions = inputs - states
+    chosen = jnp.eye(actions)
+    if actions > MAX_DIRECTIONS:
+        chosen = jnp.linalg.qr(jax.random.normal(key, (actions, MAX_DIRECTIONS)))[0].T
+    by_state = jnp.concatenate([jnp.eye(states), jnp.zeros((states, actions))], axis=1)
+    by_action = jnp.concatenate([jnp.zeros((len(chosen), states)), chosen], axis=1)
+    return jnp.concatenate([by_state, by_action])
+
+
+def _unended(env: Env, state: EnvState, actions: Array) -> NDArray[np.bool_]:
+    """Samples whose episode goes on throughout (a reset cuts the gradient, and a jump has none)."""
+
+    def one(state: EnvState, action: Array) -> tuple[EnvState, Array]:
+        state, transition = env.step(state, action)
+        return state, transition.terminated | transition.truncated
+
+    ended = jax.jit(lambda s, a: lax.scan(one, s, a)[1].any(axis=0))(state, actions.swapaxes(0, 1))
+    return ~np.asarray(ended)
+
+
+def _flatten(physics: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """The floating-point leaves of a state as one row per environment, and the way back."""
+    floating, rest = eqx.partition(physics, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(floating)
+    sizes = [int(np.prod(leaf.shape[1:])) for leaf in leaves]
+
+    def unflatten(rows: Array) -> Any:
+        pieces = jnp.split(rows, np.cumsum(sizes)[:-1], axis=1)
+        shaped = [p.reshape(-1, *x.shape[1:]) for p, x in zip(pieces, leaves, strict=True)]
+        return eqx.combine(jax.tree.unflatten(structure, shaped), rest)
+
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1), unflatten
+
+
+def _with_inputs(state: EnvState, inputs: Array) -> tuple[EnvState, Array]:
+    """A state whose physics are the first of the inputs, and the inputs that are left."""
+    flat, unflatten = _flatten(state.physics)
+    count = flat.shape[1]
+    physics = unflatten(inputs[:, :count])
+    return dataclasses.replace(state, physics=physics), inputs[:, count:]
+
+
+def _widen(leaf: Any) -> Any:
+    return leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf
