@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ def reference_path(name: str) -> Path:
     return full if full.is_file() else _SAMPLE / f"{name}.npz"
 
 
-def load_reference(name: str) -> dict[str, NDArray[np.generic]]:
+def load_reference(name: str) -> dict[str, NDArray[Any]]:
     """All arrays of a recording by key."""
     with np.load(reference_path(name)) as data:
         return {key: data[key] for key in data.files}
@@ -53,7 +54,7 @@ class ReferenceLinks:
 _FREE, _FIXED = 4, 3
 
 
-def reference_links(data: dict[str, NDArray[np.generic]]) -> ReferenceLinks:
+def reference_links(data: dict[str, NDArray[Any]]) -> ReferenceLinks:
     """Merge the reference's fixed links and express everything at zero coordinates."""
     constants = {
         key.removeprefix("model_"): value.astype(np.float64)

@@ -17,14 +17,14 @@ import numpy as np
 STEPS = 10
 OVER_TIME = ("actions", "reward", "done", "would_terminate_early")  # one entry per step
 OVER_STATES = ("joint_q", "joint_qd", "obs", "obs_no_grad_mode")  # and one more at the end
-UNUSED = ("sub_", "model_tri_", "model_tet_", "model_edge_", "model_spring_", "model_particle_")
-UNUSED += ("model_muscle_", "model_articulation_", "model_enable_", "model_contact_count")
+UNUSED = ("sub_", "model_muscle_", "model_articulation_", "model_contact_count", "model_enable_")
+CLOTH = ("model_tri_", "model_tet_", "model_edge_", "model_spring_", "model_particle_")
 
 
 def cut(source: Path, target: Path) -> None:
     """Write the sample of one recording."""
     with np.load(source) as data:
-        kept = {key: data[key] for key in data.files if not key.startswith(UNUSED)}
+        kept = {key: data[key] for key in data.files if not key.startswith(UNUSED + CLOTH)}
     early = kept["grad1_times"] < STEPS
     for key, value in kept.items():
         if key in OVER_TIME:

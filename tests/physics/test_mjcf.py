@@ -85,7 +85,7 @@ def test_several_joints_of_a_body_become_a_chain_of_links() -> None:
     assert model.joint_names == ("slide", "first", "second")
     assert model.joint_type == (JointType.SLIDE, JointType.HINGE, JointType.HINGE)
     assert model.parent.tolist() == [-1, 0, 1]
-    np.testing.assert_allclose(model.joint_position, [[0, 0, 0], [0.1, 0, 0], [0, 0.2, 0]])
+    np.testing.assert_allclose(model.joint_position, [[0.0, 0, 0], [0.1, 0, 0], [0, 0.2, 0]])
     assert (model.mass > 0).tolist() == [False, False, True]
     np.testing.assert_allclose(model.center_of_mass[2], [0, 0, 0.3], atol=1e-12)
     assert model.contact_link.tolist() == [2]
