@@ -2,7 +2,8 @@
 
     python benchmarks/parity.py RECORDING.npz... [--only step observations ...] [--float64] [--json]
 
-Prints the largest errors of every quantity and exits with status 1 if one is beyond its tolerance.
+Prints the largest errors of every quantity and exits with status 1 if one is beyond its tolerance
+(2 if a file is no recording).
 With --float64 our side is computed in double precision: what remains is the reference's rounding.
 """
 
@@ -16,7 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-import rpo  # noqa: F401  (configures the compiler before JAX starts)
 import jax
 import numpy as np
 
@@ -35,8 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict[str, list[Measurement]] = {}
     with jax.enable_x64(options.float64):
         for path in options.recordings:
-            recording, start = Recording(path, dtype), time.perf_counter()
-            results[recording.name] = list(compare(recording, options.only))
+            start = time.perf_counter()
+            try:
+                recording = Recording(path, dtype)
+                results[recording.name] = list(compare(recording, options.only))
+            except (OSError, KeyError, ValueError) as error:
+                print(f"{path} cannot be compared: {error}", file=sys.stderr)
+                return 2
             if not options.json:
                 print_table(recording.name, results[recording.name], time.perf_counter() - start)
     if options.json:

@@ -1,6 +1,6 @@
 """A task of your own in one file: swing a pendulum up and keep it there.
 
-Run it to train: `python examples/pendulum.py`
+rpo train examples/pendulum.py:Pendulum
 """
 
 import equinox as eqx
@@ -13,8 +13,8 @@ from rpo.envs import EnvSpec, EpisodicEnv
 class Pendulum(EpisodicEnv):
     """A rod on a motor too weak to lift it in one go.
 
-    The state is (angle from upright in rad, angular velocity in rad/s). The reward is highest, 1, at
-    rest upright; an episode lasts 10 s.
+    The state is (angle from upright in rad, angular velocity in rad/s). The reward is highest, 1,
+    at rest upright; an episode lasts 10 s.
     """
 
     spec: EnvSpec = eqx.field(

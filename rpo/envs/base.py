@@ -206,14 +206,17 @@ class EpisodicEnv(Env):
         branches see nothing but integers: no gradient can cross.
         """
 
-        zeros = jax.tree.map(jnp.zeros_like, state)
+        zeros: EnvState = jax.tree.map(jnp.zeros_like, state)
 
         def start(key: Array) -> EnvState:
-            fresh = jax.tree.map(lambda new, old: new.astype(old.dtype), self._start(key), zeros)
+            fresh: EnvState = jax.tree.map(
+                lambda new, old: new.astype(old.dtype), self._start(key), zeros
+            )
             # Selecting makes constants of the start vary over the same mapped axes as the state.
             return select(ended, fresh, zeros)
 
-        return lax.cond(ended.any(), start, lambda _: zeros, state.key)
+        restarted: EnvState = lax.cond(ended.any(), start, lambda _: zeros, state.key)
+        return restarted
 
 
 def clip_action(action: Array) -> Array:
@@ -235,7 +238,8 @@ def select(condition: Bool[Array, " envs"], chosen: T, otherwise: T) -> T:
 def _typed_key(key: Array) -> Array:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
-    return jax.random.wrap_key_data(key, impl="threefry2x32")
+    typed: Array = jax.random.wrap_key_data(key, impl="threefry2x32")
+    return typed
 
 
 def _batch_size(state: PyTree) -> int:

@@ -34,7 +34,7 @@ class HumanoidSettings(FreeBaseSettings):
     start_joints: tuple[float, ...] = (0.0,) * 21
     termination_height: float = 0.74
     height_margin: float = 0.1
-    """The height term turns steep below `termination_height` plus this, and saturates as far above."""
+    """The height term turns steep below `termination_height` + this, and saturates as far above."""
     height_weight: float = 10.0
     target_distance: float = 200.0
 

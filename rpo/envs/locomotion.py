@@ -44,7 +44,7 @@ class LocomotionSettings:
     mass_matrix_interval: int = 16
     """The mass matrix is refreshed every so many substeps."""
     inertia: Inertia = "reference"
-    """`reference`: rotated shapes have the inertias of the published tasks; `physical`: true ones."""
+    """`reference`: inertias of rotated shapes as in the published tasks; `physical`: true ones."""
     observe_last_action: bool = False
     """Show the last clipped action in the observation (without gradient) instead of zeros."""
     gravity: float = 9.81
@@ -295,7 +295,7 @@ class FreeBaseEnv(LocomotionEnv):
     def reward(
         self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
     ) -> Float[Array, " envs"]:
-        """Forward velocity + up + heading + height term - action cost, all of `state`: r(s_t, a_t)."""
+        """Forward velocity + up + heading + height term - action cost, all of `state`."""
         q, qd, settings = state.q.T, state.qd.T, self.settings
         return (
             qd[0]

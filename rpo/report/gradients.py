@@ -117,41 +117,55 @@ def check_gradients(
     Args:
         env: any environment; its state's floating-point leaves are what is perturbed.
         samples: number of random states.
-        horizon: steps of the return.
+        horizon: steps of the return; 0 compares one step only.
         warm_up: a state lies at most so many random actions behind a random start.
         seed: of the random states, actions and directions.
 
     Raises:
-        ValueError: if a number is not positive, or every sample's episode ended.
+        ValueError: if a number is out of range, or every sample's episode ended.
     """
-    if min(samples, horizon, warm_up) < 1:
-        raise ValueError("samples, horizon and warm_up must be at least 1")
+    if min(samples, warm_up) < 1 or horizon < 0:
+        raise ValueError("samples and warm_up must be at least 1, horizon at least 0")
     with jax.enable_x64(True):
         env = jax.tree.map(_widen, env)
         state_key, action_key, direction_key = jax.random.split(jax.random.key(seed), 3)
         state = random_states(env, state_key, samples, warm_up)
-        shape = (samples, horizon, env.spec.action_size)
+        shape = (samples, max(horizon, 1), env.spec.action_size)
         actions = jax.random.uniform(action_key, shape, minval=-0.9, maxval=0.9)
         kept = _unended(env, state, actions)
         if not kept.any():
             raise ValueError("the episode of every sample ended: nothing left to compare")
         state, actions = jax.tree.map(lambda x: x[kept], (state, actions))
-        flat, _ = _flatten(state.physics)
-        states = flat.shape[1]
-
-        one = jnp.concatenate([flat, actions[:, 0]], axis=1)
-        step = _compare(_step_function(env), state, one, jnp.eye(one.shape[1]), states)
-        several = jnp.concatenate([flat, actions.reshape(len(actions), -1)], axis=1)
-        directions = _directions(direction_key, states, several.shape[1])
-        total = _compare(_return_function(env, horizon), state, several, directions, states)
-    labels = ("one step by state", "one step by action")
-    totals = (f"return of {horizon} steps by state", f"return of {horizon} steps by actions")
-    comparisons = [
-        dataclasses.replace(c, quantity=label)
-        for c, label in zip((*step, *total), (*labels, *totals), strict=True)
-    ]
+        comparisons = compare_step(env, state, actions[:, 0])
+        if horizon:
+            comparisons += compare_return(env, state, actions, direction_key)
     ended = samples - int(kept.sum())
-    return GradientCheck(env.spec.name, horizon, samples, ended, tuple(comparisons))
+    return GradientCheck(env.spec.name, horizon, samples, ended, comparisons)
+
+
+def compare_step(env: Env, state: EnvState, action: Array) -> tuple[Comparison, ...]:
+    """Jacobians of one step at given states, by state and by action. Needs float64 enabled."""
+    flat, _ = _flatten(state.physics)
+    inputs = jnp.concatenate([flat, action], axis=1)
+    found = _compare(_step_function(env), state, inputs, jnp.eye(inputs.shape[1]), flat.shape[1])
+    return _labelled(found, "one step")
+
+
+def compare_return(env: Env, state: EnvState, actions: Array, key: Array) -> tuple[Comparison, ...]:
+    """Gradient of the return of `actions` (samples, horizon, A), by first state and by actions."""
+    flat, _ = _flatten(state.physics)
+    inputs = jnp.concatenate([flat, actions.reshape(len(actions), -1)], axis=1)
+    directions = _directions(key, flat.shape[1], inputs.shape[1])
+    horizon = actions.shape[1]
+    found = _compare(_return_function(env, horizon), state, inputs, directions, flat.shape[1])
+    return _labelled(found, f"return of {horizon} steps")
+
+
+def _labelled(found: tuple[Comparison, Comparison], label: str) -> tuple[Comparison, ...]:
+    return tuple(
+        dataclasses.replace(comparison, quantity=f"{label} by {by}")
+        for comparison, by in zip(found, ("state", "actions"), strict=True)
+    )
 
 
 def random_states(env: Env, key: Array, samples: int, warm_up: int) -> EnvState:
@@ -167,7 +181,8 @@ def random_states(env: Env, key: Array, samples: int, warm_up: int) -> EnvState:
         return select(index < lengths, env.step(state, action)[0], state), None
 
     keys = jax.random.split(action_key, warm_up)
-    return jax.jit(lambda s: lax.scan(one, s, (jnp.arange(warm_up), keys))[0])(start)
+    end: EnvState = jax.jit(lambda s: lax.scan(one, s, (jnp.arange(warm_up), keys))[0])(start)
+    return end
 
 
 def _step_function(env: Env) -> Function:
@@ -224,7 +239,7 @@ def _judge(exact: Floats, forward: Floats, backward: Floats) -> Comparison:
         cosine=np.where(both_zero, 1.0, cosine),
         error=np.where(both_zero, 0.0, error),
         smooth=kink <= KINK,
-        finite=np.isfinite(ours).all(axis=1),
+        finite=np.asarray(np.isfinite(ours).all(axis=1)),
     )
 
 
@@ -236,9 +251,11 @@ def _reverse_jacobian(function: Function, state: EnvState, inputs: Array) -> Arr
 
     @jax.jit
     def gradient(state: EnvState, inputs: Array) -> Array:
-        return jax.grad(lambda x: (chosen * function(state, x)).sum())(inputs)
+        by_inputs: Array = jax.grad(lambda x: (chosen * function(state, x)).sum())(inputs)
+        return by_inputs
 
-    return gradient(state, inputs).reshape(-1, outputs, inputs.shape[1])
+    rows: Array = gradient(state, inputs)
+    return rows.reshape(-1, outputs, inputs.shape[1])
 
 
 def _one_sided(

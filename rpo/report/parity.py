@@ -41,7 +41,7 @@ TOLERANCES = {
 }
 """Largest error that counts as parity; see each comparison for what it is relative to."""
 SHARE_WITHIN = 0.95
-"""Share of one-step gradients whose relative error must be within tolerance (the cosine: of all)."""
+"""Share of one-step gradients whose relative error must be within tolerance (cosine: of all)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _merge(array: Array) -> Array:
 
 
 def _norm(rows: Array) -> Floats:
-    return np.linalg.norm(np.asarray(rows, float), axis=-1)
+    return np.asarray(np.linalg.norm(np.asarray(rows, float), axis=-1))
 
 
 def _per_environment(array: Array) -> Array:

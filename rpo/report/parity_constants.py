@@ -1,13 +1,14 @@
 """Constants of a recorded reference model beside those of ours, in a form without conventions.
 
 Frames, fixed joints and orders of points differ between simulators, so both models are laid out in
-their zero pose, with the base at the origin of a z-up world, and compared there. What has no effect (the
-anchor of a slide, the target of a spring without stiffness) is left out.
+their zero pose, with the base at the origin of a z-up world, and compared there. What has no effect
+(the anchor of a slide, the target of a spring without stiffness) is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def constants_of_model(model: Model) -> Constants:
     }
 
 
-def constants_of_recording(data: Mapping[str, NDArray[np.generic]]) -> Constants:
+def constants_of_recording(data: Mapping[str, NDArray[Any]]) -> Constants:
     """The same of the model in a recording, its fixed joints merged."""
     kinds, parents = data["model_joint_type"], data["model_joint_parent"]
     rotation, position = _zero_pose(data)
@@ -111,7 +112,7 @@ def constants_of_recording(data: Mapping[str, NDArray[np.generic]]) -> Constants
     }
 
 
-def _zero_pose(data: Mapping[str, NDArray[np.generic]]) -> tuple[Floats, Floats]:
+def _zero_pose(data: Mapping[str, NDArray[Any]]) -> tuple[Floats, Floats]:
     """Rotation (L, 3, 3) and position (L, 3) of every recorded link, z-up, base at the origin."""
     joint_frame = np.asarray(data["model_joint_X_pj"], float)
     count = len(joint_frame)
@@ -131,7 +132,7 @@ def _zero_pose(data: Mapping[str, NDArray[np.generic]]) -> tuple[Floats, Floats]
 
 
 def _merged_inertia(
-    data: Mapping[str, NDArray[np.generic]],
+    data: Mapping[str, NDArray[Any]],
     rotation: Floats,
     position: Floats,
     owner: NDArray[np.int_],
@@ -156,7 +157,7 @@ def _merged_inertia(
     return mass, moment, inertia
 
 
-def _sorted_points(owner: NDArray[np.generic], points: Floats, radius: Floats) -> Floats:
+def _sorted_points(owner: NDArray[Any], points: Floats, radius: Floats) -> Floats:
     """Rows (link, x, y, z, radius), ordered by what they hold to a tenth of a millimetre."""
     rows = np.concatenate([np.asarray(owner, float)[:, None], points, radius[:, None]], 1)
     key = np.round(rows, 4) + 0.0

@@ -1,0 +1,1 @@
+"""What is told about a robot or a run: checks, curves, tables."""
