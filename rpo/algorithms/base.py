@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
@@ -62,16 +63,20 @@ class FinishedEpisodes(eqx.Module):
         ended, returns, lengths = (
             gather_environments(x, axis).ravel() for x in (ended, returns, lengths)
         )
-        rank = jnp.cumsum(ended) - 1
-        added = rank[-1] + 1
         window = self.returns.shape[0]
-        # the older of two that fall on one slot must not be written: scatter order is undefined
-        kept = ended & (rank >= added - window)
-        slot = jnp.where(kept, (self.count + rank) % window, window)
+        added = jnp.sum(ended, dtype=jnp.int32)
+        count = self.count + added
+        # the latest ends first; nothing is scattered: jaxlib 0.10.2 aborts while compiling that
+        latest = lax.top_k(
+            jnp.where(ended, jnp.arange(1, ended.size + 1), 0), min(window, ended.size)
+        )[1]
+        age = (count - 1 - jnp.arange(window)) % window
+        chosen = latest[jnp.minimum(age, latest.size - 1)]
+        new = age < jnp.minimum(added, latest.size)
         return FinishedEpisodes(
-            returns=self.returns.at[slot].set(returns.astype(self.returns.dtype), mode="drop"),
-            lengths=self.lengths.at[slot].set(lengths.astype(self.lengths.dtype), mode="drop"),
-            count=self.count + added.astype(jnp.int32),
+            returns=jnp.where(new, returns[chosen], self.returns),
+            lengths=jnp.where(new, lengths[chosen].astype(self.lengths.dtype), self.lengths),
+            count=count,
         )
 
     def metrics(self) -> Metrics:

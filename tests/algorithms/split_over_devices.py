@@ -1,0 +1,69 @@
+"""Program run by `test_devices.py`: trains on one device and split over two, prints the differences.
+
+It is a program of its own because the number of virtual CPU devices is fixed when JAX starts.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from rpo import algorithms
+from tests.algorithms.probe_environments import Wanderer
+
+ITERATIONS = 3
+
+
+def main() -> None:
+    results = {}
+    for name in sys.argv[1:]:
+        config = algorithms.config_class(name)(
+            num_envs=8,
+            horizon=6,
+            total_steps=10_000,
+            actor_hidden_sizes=(8,),
+            critic_hidden_sizes=(8,),
+            critic_passes=2,
+            critic_minibatches=2,
+        )
+        results[name] = compare(name, config)
+    print(json.dumps(results))
+
+
+def compare(name, config):
+    env = Wanderer()
+    whole = algorithms.make(name, config)
+    split = algorithms.make(name, config, axis="devices")
+    mesh = jax.make_mesh((2,), ("devices",))
+    start = jax.jit(lambda key: whole.init(env, key))(jax.random.PRNGKey(0))
+
+    one = start
+    step = jax.jit(lambda s: whole.update(env, s))
+    for _ in range(ITERATIONS):
+        one, metrics_one = step(one)
+
+    two = algorithms.shard_state(split, start, mesh)
+    step = jax.jit(algorithms.sharded_update(split, env, start, mesh))
+    for _ in range(ITERATIONS):
+        two, metrics_two = step(two)
+
+    def difference(x, y):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        return float(np.max(np.abs(x - y), initial=0.0))
+
+    return {
+        "devices": len(two.environments.state.observation.sharding.device_set),
+        "moved": max(jax.tree.leaves(jax.tree.map(difference, start.policy, one.policy))),
+        "state": max(jax.tree.leaves(jax.tree.map(difference, one, two))),
+        "metrics": {
+            key: difference(np.nan_to_num(value), np.nan_to_num(metrics_two[key]))
+            for key, value in metrics_one.items()
+        },
+        "episodes": int(one.episodes.count),
+    }
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    main()
