@@ -1,0 +1,196 @@
+"""Checkpoints: complete or absent, and checked when they are read.
+
+A checkpoint is a directory `iteration_<number>` that orbax writes under another name and renames when it
+is complete. It holds the arrays, and their names, shapes, types and a digest of their contents.
+`last.json` names the newest one; the one before it is deleted only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from rpo.training.errors import CheckpointError
+from rpo.training.run import write_json
+
+T = TypeVar("T")
+Arrays = dict[str, np.ndarray]
+
+_NAME = re.compile(r"iteration_\d+")
+
+
+def save_checkpoint(directory: Path, state: Any, facts: dict[str, Any]) -> Path:
+    """Writes a checkpoint, and deletes older ones once it is complete.
+
+    Args:
+        directory: of the run's checkpoints.
+        state: a pytree of arrays.
+        facts: further facts, ready for JSON; `iteration` among them.
+
+    Returns:
+        the checkpoint.
+
+    Raises:
+        OSError: if it cannot be written; earlier checkpoints are untouched.
+    """
+    import orbax.checkpoint as ocp
+
+    arrays = named_arrays(state)
+    facts = facts | {"arrays": describe(arrays), "digest": digest(arrays)}
+    path = (directory / f"iteration_{facts['iteration']:08d}").absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove_remains(directory)
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(
+                path,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts)
+                ),
+                force=True,
+            )
+        write_json(directory / "last.json", {"checkpoint": path.name})
+    except Exception as error:
+        _remove_remains(directory)
+        # Tensorstore reports a full disk as an error of its own kind.
+        raise OSError(f"cannot write {path.name}: {_first_line(error)}") from error
+    for other in directory.iterdir():
+        if _NAME.fullmatch(other.name) and other.name != path.name:
+            shutil.rmtree(other, ignore_errors=True)
+    return path
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest complete checkpoint, None if there is none yet.
+
+    Raises:
+        CheckpointError: if it is named but missing.
+    """
+    pointer = directory / "last.json"
+    if not pointer.exists():
+        return None
+    try:
+        path = directory / str(json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{pointer} cannot be read: {_first_line(error)}") from error
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is missing, though {pointer.name} names it")
+    return path
+
+
+def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+        path: from `last_checkpoint`.
+        like: a pytree with the expected structure, shapes and types.
+
+    Returns:
+        a pytree of numpy arrays, and the facts stored beside it.
+
+    Raises:
+        CheckpointError: in one line, if it is truncated, or its arrays are not the expected ones.
+    """
+    import orbax.checkpoint as ocp
+
+    expected = describe(named_arrays(like))
+    try:
+        with _checkpointer() as checkpointer:
+            read = checkpointer.restore(
+                path.absolute(), args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+            )
+            facts: dict[str, Any] = read["facts"]
+            _require_same_arrays(path, facts["arrays"], expected)
+            template = {
+                name: np.zeros(shape, dtype) for name, (dtype, shape) in expected.items()
+            }
+            read = checkpointer.restore(
+                path.absolute(), args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+            )
+        arrays: Arrays = {name: np.asarray(value) for name, value in read["state"].items()}
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or not one of ours: {_first_line(error)}"
+        ) from error
+    if digest(arrays) != facts["digest"]:
+        raise CheckpointError(f"checkpoint {path} is damaged: its contents do not match its digest")
+    leaves = [arrays[name] for name in named_arrays(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), facts
+
+
+def named_arrays(tree: Any) -> Arrays:
+    """Leaves of a pytree by the path that leads to them, in the order of the tree."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+        else np.asarray(leaf)
+        for path, leaf in leaves
+    }
+
+
+def describe(arrays: Arrays) -> dict[str, list[Any]]:
+    """Type and shape by name, ready for JSON."""
+    return {name: [str(x.dtype), list(x.shape)] for name, x in arrays.items()}
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 of all contents."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(arrays[name]).data)
+    return total.hexdigest()
+
+
+def _require_same_arrays(
+    path: Path, stored: dict[str, list[Any]], expected: dict[str, list[Any]]
+) -> None:
+    for name in [*expected, *stored]:
+        if name not in stored:
+            raise CheckpointError(f"checkpoint {path} is of another kind of run: it lacks {name}")
+        if name not in expected:
+            raise CheckpointError(
+                f"checkpoint {path} is of another kind of run: nothing here is called {name}"
+            )
+        if stored[name] != expected[name]:
+            raise CheckpointError(
+                f"checkpoint {path} is of another kind of run: {name} is "
+                f"{_shape(stored[name])} there and {_shape(expected[name])} here"
+            )
+
+
+def _shape(described: list[Any]) -> str:
+    return f"{described[0]}{described[1]}"
+
+
+def _remove_remains(directory: Path) -> None:
+    """Deletes what a killed or failed save has left."""
+    for path in directory.glob("iteration_*"):
+        if not _NAME.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    with contextlib.suppress(AttributeError):
+        logging.getLogger("orbax").setLevel(logging.ERROR)
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())

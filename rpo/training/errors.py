@@ -1,0 +1,36 @@
+"""What can go wrong for reasons that the user can act on. Every message is one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rpo.training.run import Run
+
+
+class SettingsError(ValueError):
+    """A task, method, preset or setting that does not exist, or a value out of range."""
+
+
+class RunError(RuntimeError):
+    """A run directory that is missing, foreign, or in use."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is missing, truncated, or belongs to another run."""
+
+
+class TrainingError(RuntimeError):
+    """Training could not go on; the message names the cause and what is left."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; the run was saved first.
+
+    Args:
+        run: which `resume` continues.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"interrupted; resume with: rpo train --resume {run.path}")
+        self.run = run

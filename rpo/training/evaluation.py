@@ -1,0 +1,308 @@
+"""What a policy is worth: full episodes on fresh environments."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from rpo.algorithms.base import Environments, start_environments
+from rpo.algorithms.devices import environment_keys
+from rpo.envs.base import Env
+from rpo.nets import policy_action
+from rpo.training.checkpoint import last_checkpoint, restore_checkpoint
+from rpo.training.errors import CheckpointError, SettingsError
+from rpo.training.program import Actor, Program
+from rpo.training.run import Run, write_json
+
+STEPS_PER_CALL = 125
+"""Steps of one compiled call; between calls the evaluation may find that all episodes are over."""
+
+WhichCheckpoint = Literal["last", "best"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A trained policy, ready to act.
+
+    Args:
+        actor: network and observation statistics.
+        env: the task it was trained on.
+    """
+
+    actor: Actor
+    env: Env
+
+    def __call__(self, observation: Array, key: Array | None = None) -> Array:
+        """The action for `Env.step`.
+
+        Args:
+            observation: (..., observation_size), as the environment gives it.
+            key: a JAX random key to sample an action, None for the deterministic one.
+        """
+        return policy_action(self.actor.policy, self.actor.normalizer, observation, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Returns of full episodes.
+
+    Args:
+        returns: undiscounted (seeds, episodes).
+        lengths: steps (seeds, episodes).
+        deterministic: whether the policy acted without noise.
+    """
+
+    returns: Float[np.ndarray, "seeds episodes"]
+    lengths: Int[np.ndarray, "seeds episodes"]
+    deterministic: bool
+
+    @property
+    def mean(self) -> float:
+        """Mean return over episodes and seeds."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over seeds of the mean return (over episodes, if there is one seed)."""
+        per_seed = self.returns.mean(axis=1)
+        return float(per_seed.std() if len(per_seed) > 1 else self.returns.std())
+
+    def summary(self) -> dict[str, Any]:
+        """Figures ready for JSON."""
+        return {
+            "mean_return": self.mean,
+            "std_return": self.std,
+            "std_over": "seeds" if len(self.returns) > 1 else "episodes",
+            "episodes_per_seed": self.returns.shape[1],
+            "mean_return_per_seed": [float(x) for x in self.returns.mean(axis=1)],
+            "mean_length_per_seed": [float(x) for x in self.lengths.mean(axis=1)],
+            "returns": [[float(x) for x in row] for row in self.returns],
+        }
+
+    def __str__(self) -> str:
+        mode = "deterministic" if self.deterministic else "stochastic"
+        over = "seeds" if len(self.returns) > 1 else "episodes"
+        return f"{mode} return {self.mean:,.1f} (std over {over} {self.std:,.1f})"
+
+
+class _Carry(eqx.Module):
+    environments: Environments
+    running: Bool[Array, " episodes"]
+
+
+def evaluate_policy(
+    policy: Policy, *, episodes: int = 128, deterministic: bool = False, seed: int = 0
+) -> Evaluation:
+    """Runs one full episode in each of `episodes` fresh environments.
+
+    Args:
+        policy: what acts.
+        episodes: how many.
+        deterministic: act without noise.
+        seed: of the starts and of the noise.
+
+    Raises:
+        SettingsError: if `episodes` is less than one.
+    """
+    if episodes < 1:
+        raise SettingsError(f"episodes is {episodes}, must be at least 1")
+    start_key, noise_key = jax.random.split(jax.random.key(seed), 2)
+    env = policy.env
+    start = functools.partial(start_environments, env, num_envs=episodes)
+    carry = _Carry(jax.jit(start)(start_key), jnp.ones(episodes, bool))
+    advance = _compiled_episodes(env)
+    for first in range(0, env.spec.episode_length, STEPS_PER_CALL):
+        keys = jax.random.key_data(noise_key)
+        carry, running = advance(policy.actor, carry, keys, first, deterministic)
+        if not running:
+            break
+    returns, lengths = jax.device_get(
+        (carry.environments.episode_return, carry.environments.episode_length)
+    )
+    return Evaluation(returns[None], lengths[None], deterministic)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled_episodes(env: Env) -> Any:
+    """A compiled function that takes `STEPS_PER_CALL` steps; kept, for seeds and modes share it."""
+
+    def step(
+        actor: Actor, key: Array, deterministic: Array, carry: _Carry, number: Array
+    ) -> tuple[_Carry, None]:
+        environments = carry.environments
+        observation = environments.state.observation
+        noisy = jax.vmap(functools.partial(policy_action, actor.policy, actor.normalizer))(
+            observation,
+            environment_keys(jax.random.fold_in(key, number), jnp.arange(len(observation))),
+        )
+        quiet = policy_action(actor.policy, actor.normalizer, observation, None)
+        action = jnp.where(deterministic, quiet, noisy)
+        state, transition = env.step(environments.state, action)
+        counted = carry.running & (number < env.spec.episode_length)
+        following = Environments(
+            state=state,
+            episode_return=environments.episode_return
+            + jnp.where(counted, transition.reward, 0).astype(environments.episode_return.dtype),
+            episode_length=environments.episode_length + counted,
+        )
+        return _Carry(following, counted & ~(transition.terminated | transition.truncated)), None
+
+    def advance(
+        actor: Actor, carry: _Carry, key: Array, first: Array, deterministic: Array
+    ) -> tuple[_Carry, Array]:
+        numbers = first + jnp.arange(STEPS_PER_CALL)
+        body = functools.partial(step, actor, key, deterministic)
+        carry, _ = lax.scan(body, carry, numbers)
+        return carry, carry.running.any()
+
+    return jax.jit(advance, donate_argnums=1)
+
+
+def load_policies(
+    run: Run | str | os.PathLike[str],
+    *,
+    checkpoint: WhichCheckpoint = "last",
+    env: Env | None = None,
+) -> list[Policy]:
+    """The policies of all seeds of a run.
+
+    Args:
+        run: a run or its directory.
+        checkpoint: the newest one, or the one with the best training return.
+        env: the environment, if it is a user's own instance.
+
+    Raises:
+        RunError: if it is no run directory.
+        CheckpointError: if there is no readable checkpoint.
+    """
+    if checkpoint not in ("last", "best"):
+        raise SettingsError(f"checkpoint is {checkpoint!r}, must be 'last' or 'best'")
+    run = run if isinstance(run, Run) else Run.load(Path(run))
+    path = last_checkpoint(run.checkpoints)
+    if path is None:
+        raise CheckpointError(f"{run.path} holds no checkpoint yet")
+    resolved = run.resolved(env)
+    state, _ = restore_checkpoint(path, Program(resolved).shapes())
+    actors = (
+        state.best
+        if checkpoint == "best"
+        else Actor(state.train.policy, state.train.normalizer)
+    )
+    return [
+        Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env)
+        for k in range(len(run.seeds))
+    ]
+
+
+def load_policy(
+    run: Run | str | os.PathLike[str],
+    *,
+    seed: int | None = None,
+    checkpoint: WhichCheckpoint = "last",
+    env: Env | None = None,
+) -> Policy:
+    """A trained policy, ready to act.
+
+    Args:
+        run: a run or its directory.
+        seed: which of its seeds, the first by default.
+        checkpoint: the newest one, or the one with the best training return.
+        env: the environment, if it is a user's own instance.
+
+    Raises:
+        RunError: if it is no run directory.
+        CheckpointError: if there is no readable checkpoint.
+        SettingsError: if the run has no such seed.
+    """
+    run = run if isinstance(run, Run) else Run.load(Path(run))
+    if seed is not None and seed not in run.seeds:
+        raise SettingsError(f"{run.path} has the seeds {run.seeds}, not {seed}")
+    policies = load_policies(run, checkpoint=checkpoint, env=env)
+    return policies[0 if seed is None else run.seeds.index(seed)]
+
+
+def evaluate(
+    run_or_policy: Run | Policy | str | os.PathLike[str],
+    *,
+    episodes: int = 128,
+    deterministic: bool = False,
+    checkpoint: WhichCheckpoint = "last",
+    seed: int = 0,
+    env: Env | None = None,
+) -> Evaluation:
+    """Runs one full episode in each of `episodes` fresh environments, for each seed of a run.
+
+    The result of a run is also written to its `evaluation.json`.
+
+    Args:
+        run_or_policy: a run, its directory, or a policy.
+        episodes: per seed.
+        deterministic: act without noise.
+        checkpoint: the newest one, or the one with the best training return.
+        seed: of the evaluation's own starts and noise.
+        env: the environment, if it is a user's own instance.
+
+    Raises:
+        SettingsError: if `episodes` is less than one.
+        RunError: if it is no run directory.
+        CheckpointError: if there is no readable checkpoint.
+        OSError: if the result cannot be written.
+    """
+    if isinstance(run_or_policy, Policy):
+        return evaluate_policy(
+            run_or_policy, episodes=episodes, deterministic=deterministic, seed=seed
+        )
+    run = run_or_policy if isinstance(run_or_policy, Run) else Run.load(run_or_policy)
+    policies = load_policies(run, checkpoint=checkpoint, env=env)
+    evaluation = evaluate_policies(
+        policies, episodes=episodes, deterministic=deterministic, seed=seed
+    )
+    store_evaluation(run, evaluation, checkpoint=checkpoint, seed=seed)
+    return evaluation
+
+
+def evaluate_policies(
+    policies: list[Policy], *, episodes: int, deterministic: bool, seed: int = 0
+) -> Evaluation:
+    """The policies of several seeds, all on the same starts."""
+    each = [
+        evaluate_policy(policy, episodes=episodes, deterministic=deterministic, seed=seed)
+        for policy in policies
+    ]
+    return Evaluation(
+        np.concatenate([one.returns for one in each]),
+        np.concatenate([one.lengths for one in each]),
+        deterministic,
+    )
+
+
+def store_evaluation(
+    run: Run, evaluation: Evaluation, *, checkpoint: WhichCheckpoint, seed: int
+) -> None:
+    """Adds an evaluation to the run's `evaluation.json`; one of the same kind is replaced.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path = last_checkpoint(run.checkpoints)
+    mode = "deterministic" if evaluation.deterministic else "stochastic"
+    name = mode if checkpoint == "last" else f"{mode}_best"
+    stored = run.evaluation() or {}
+    stored[name] = {
+        "checkpoint": checkpoint,
+        "checkpoint_name": path.name if path else None,
+        "evaluation_seed": seed,
+        "training_seeds": run.seeds,
+        **evaluation.summary(),
+    }
+    write_json(run.path / "evaluation.json", stored)

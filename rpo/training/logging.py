@@ -1,0 +1,174 @@
+"""What a user sees while training: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    Args:
+        env_steps: taken by each seed.
+        total_steps: to be taken by each seed.
+        steps_per_second: recent rate, all seeds together.
+        seconds_left: at that rate.
+        episode_return: mean over seeds of the last 100 finished episodes; NaN before the first.
+    """
+
+    env_steps: int
+    total_steps: int
+    steps_per_second: float
+    seconds_left: float
+    episode_return: float
+
+    def text(self) -> str:
+        """One line without the bar."""
+        share = 100 * self.env_steps / self.total_steps
+        return (
+            f"{self.env_steps:,} of {self.total_steps:,} steps ({share:.1f} %), "
+            f"{self.steps_per_second:,.0f} steps/s, {duration(self.seconds_left)} left, "
+            f"return {format_return(self.episode_return)}"
+        )
+
+
+class Reporter(Protocol):
+    """Where the training program reports to."""
+
+    def phase(self, what: str) -> None:
+        """Says what the program is doing from now on."""
+
+    def message(self, text: str) -> None:
+        """Says something that stays."""
+
+    def status(self, status: Status) -> None:
+        """Says how far the run is."""
+
+    def close(self) -> None:
+        """Ends the display."""
+
+
+class SilentReporter:
+    """Says nothing."""
+
+    def phase(self, what: str) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def status(self, status: Status) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class PlainReporter:
+    """One line now and then, for pipes and log files."""
+
+    def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
+        """Writes to a stream.
+
+        Args:
+            stream: standard output by default.
+            interval: seconds between two lines on progress; the first and the last always appear.
+        """
+        self._stream = stream or sys.stdout
+        self._interval = interval
+        self._next = 0.0
+
+    def phase(self, what: str) -> None:
+        """A line of its own."""
+        self.message(what)
+
+    def message(self, text: str) -> None:
+        """A line of its own."""
+        print(text, file=self._stream, flush=True)
+
+    def status(self, status: Status) -> None:
+        """A line, if the last one is long enough ago."""
+        now = time.monotonic()
+        if now >= self._next or status.env_steps >= status.total_steps:
+            self._next = now + self._interval
+            self.message(status.text())
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class TerminalReporter:
+    """A live progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            _Figures(),
+            console=console,
+            expand=True,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("starting", total=None, figures="")
+        self._progress.start()
+
+    def phase(self, what: str) -> None:
+        """Shown before the bar."""
+        self._progress.update(self._task, description=what)
+
+    def message(self, text: str) -> None:
+        """Printed above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def status(self, status: Status) -> None:
+        """Moves the bar."""
+        self._progress.update(
+            self._task,
+            completed=status.env_steps,
+            total=status.total_steps,
+            figures=status.text(),
+        )
+
+    def close(self) -> None:
+        """Leaves the last state of the bar on the screen."""
+        self._progress.stop()
+
+
+class _Figures(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        fields: dict[str, Any] = task.fields
+        if task.total is None:
+            return Text(f"{duration(task.elapsed or 0.0)}", style="progress.elapsed")
+        return Text(fields["figures"], style="progress.data.speed")
+
+
+def make_reporter(verbose: bool) -> Reporter:
+    """The reporter that fits standard output."""
+    if not verbose:
+        return SilentReporter()
+    console = Console()
+    return TerminalReporter(console) if console.is_terminal else PlainReporter()
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`; a dash if unknown."""
+    if not math.isfinite(seconds):
+        return "-"
+    whole = max(round(seconds), 0)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def format_return(value: float) -> str:
+    """The mean return, or words while no episode has finished."""
+    return f"{value:,.1f}" if math.isfinite(value) else "none yet"

@@ -1,0 +1,364 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rpo import runtime
+from rpo.envs.base import Env
+from rpo.training.cache import enable_compilation_cache
+from rpo.training.checkpoint import last_checkpoint, restore_checkpoint, save_checkpoint
+from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
+from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
+from rpo.training.logging import Reporter, Status, make_reporter
+from rpo.training.metrics import EventFile, MetricsTable
+from rpo.training.program import Actor, Program, Progressing
+from rpo.training.run import Run
+from rpo.training.settings import Resolved, one_line, resolve
+
+MAX_SKIPPED_UPDATES = 10
+"""So many updates in a row with a gradient that is not finite end the training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What callbacks are told after every iteration.
+
+    Args:
+        run: the run directory.
+        iteration: finished iterations.
+        total_iterations: of the whole run.
+        env_steps: environment steps of each seed.
+        seconds: of training, earlier sessions included.
+        metrics: by name, one value per seed.
+        ended: the training has ended; told once more, after the last files are written.
+    """
+
+    run: Run
+    iteration: int
+    total_iterations: int
+    env_steps: int
+    seconds: float
+    metrics: dict[str, np.ndarray]
+    ended: bool = False
+
+
+Callback = Callable[[Progress], None]
+
+
+def train(
+    task: str | Env | None = None,
+    algorithm: str = "rpo",
+    *,
+    preset: str = "fast",
+    seed: int = 0,
+    seeds: int = 1,
+    total_steps: int | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    verbose: bool = True,
+    **settings: Any,
+) -> Run:
+    """Trains policies, and evaluates them at the end.
+
+    Args:
+        task: name of a shipped task, `file.py:Class`, or an environment. Not needed to resume.
+        algorithm: name of the method.
+        preset: name of the settings to start from.
+        seed: of the first training.
+        seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
+        total_steps: environment steps of each training; the preset's by default.
+        run_dir: new directory for the run, by default one under `runs`.
+        resume: run directory to continue, with the settings it has; give no others.
+        callbacks: called after every iteration and at the end.
+        verbose: report progress on standard output.
+        settings: further settings of the method, the task or the run, by name.
+
+    Returns:
+        the finished run.
+
+    Raises:
+        SettingsError: if a name is unknown or a value is out of range.
+        RunError: if the directory cannot serve; CheckpointError if its checkpoint is damaged.
+        TrainingError: if updates are not finite any more.
+        TrainingInterrupted: after SIGINT or SIGTERM; the run has been saved.
+        OSError: if the disk is full or cannot be written; the last checkpoint stays intact.
+    """
+    for problem in runtime.configure():
+        warnings.warn(problem, stacklevel=2)
+    enable_compilation_cache()
+    if resume is not None:
+        run = Run.load(resume)
+        resolved = _resume_settings(run, task, total_steps, settings)
+    else:
+        if task is None:
+            raise SettingsError("name a task to train, or a run to resume")
+        settings |= {"seed": seed, "seeds": seeds}
+        if total_steps is not None:
+            settings["total_steps"] = total_steps
+        resolved = resolve(task, algorithm, preset, settings)
+        program = Program(resolved)  # refuses impossible settings before anything is written
+        run = Run.create(Path(run_dir) if run_dir is not None else None, resolved)
+    program = Program(resolved)
+    reporter = make_reporter(verbose)
+    try:
+        with run.locked():
+            _Training(run, resolved, program, reporter, tuple(callbacks)).run_to_end()
+    finally:
+        reporter.close()
+    return run
+
+
+class _Training:
+    """One session of training in a run directory."""
+
+    def __init__(
+        self,
+        run: Run,
+        resolved: Resolved,
+        program: Program,
+        reporter: Reporter,
+        callbacks: tuple[Callback, ...],
+    ) -> None:
+        self.run = run
+        self.settings = resolved.run_settings
+        self.program = program
+        self.reporter = reporter
+        self.callbacks = callbacks
+        self.total_iterations: int = resolved.config.total_iterations
+        self.steps_per_iteration = program.algorithm.steps_per_iteration
+        self.iteration = 0
+        self.seconds = 0.0
+        self.saved_iteration: int | None = None
+        self.saved_at = time.monotonic()
+        self.metrics: dict[str, np.ndarray] = {}
+
+    def run_to_end(self) -> None:
+        """Everything from the first iteration, or the last checkpoint, to the evaluation."""
+        self.reporter.message(f"run directory: {self.run.path}")
+        lanes = self._start()
+        with _signals() as interrupted:
+            lanes = self._iterate(lanes, interrupted)
+            self._save(lanes)
+            if interrupted():
+                self._tell(ended=True)
+                raise TrainingInterrupted(self.run)
+        self._evaluate(lanes)
+        self._tell(ended=True)
+
+    def _start(self) -> list[Progressing]:
+        path = last_checkpoint(self.run.checkpoints)
+        if path is None:
+            self.reporter.phase("preparing networks and environments")
+            lanes = self.program.init()
+        else:
+            self.reporter.phase(f"reading checkpoint {path.name}")
+            stacked, facts = restore_checkpoint(path, self.program.shapes())
+            lanes = self.program.from_host(stacked)
+            self.iteration, self.seconds = facts["iteration"], facts["seconds"]
+            self.saved_iteration = self.iteration
+        if len(self.run.config["sessions"]) > 1 or path is not None:
+            self.run.start_session(self.iteration)
+        return lanes
+
+    def _iterate(
+        self, lanes: list[Progressing], interrupted: Callable[[], bool]
+    ) -> list[Progressing]:
+        begin = time.monotonic() - self.seconds
+        if self.iteration >= self.total_iterations:
+            return lanes
+        self.reporter.phase("compiling the training step")
+        self.program.compile(lanes)
+        table = MetricsTable(self.run.metrics_path, self.iteration)
+        events = EventFile(self.run.path / "tensorboard", self.iteration, self.env_steps)
+        speed = _Speed(self.steps_per_iteration * len(self.program.seeds))
+        self.reporter.phase("training")
+        try:
+            while self.iteration < self.total_iterations and not interrupted():
+                started = time.monotonic()
+                lanes, self.metrics = self.program.update(lanes)
+                self.iteration += 1
+                now = time.monotonic()
+                self.seconds = now - begin
+                speed.add(now - started)
+                self._record(table, events, speed)
+                _require_finite_updates(self.metrics, self.program.seeds)
+                if now - self.saved_at >= self.settings.checkpoint_interval:
+                    self._save(lanes)
+        finally:
+            _close(table, events)
+        return lanes
+
+    def _record(self, table: MetricsTable, events: EventFile, speed: _Speed) -> None:
+        wall_clock = {"seconds": self.seconds, "steps_per_second": speed.latest}
+        seeds = self.program.seeds
+        table.write(self.iteration, self.env_steps, wall_clock, seeds, self.metrics)
+        events.write(self.env_steps, seeds, self.metrics)
+        returns = self.metrics["episode_return"]
+        finished = returns[np.isfinite(returns)]
+        left = (self.total_iterations - self.iteration) * self.steps_per_iteration
+        self.reporter.status(
+            Status(
+                env_steps=self.env_steps,
+                total_steps=self.total_iterations * self.steps_per_iteration,
+                steps_per_second=speed.recent,
+                seconds_left=left * len(seeds) / speed.recent,
+                episode_return=float(finished.mean()) if len(finished) else float("nan"),
+            )
+        )
+        self._tell()
+
+    def _save(self, lanes: list[Progressing]) -> None:
+        if self.saved_iteration != self.iteration:
+            facts = {"iteration": self.iteration, "seconds": self.seconds}
+            save_checkpoint(self.run.checkpoints, self.program.to_host(lanes), facts)
+            self.saved_iteration = self.iteration
+        self.saved_at = time.monotonic()
+
+    def _evaluate(self, lanes: list[Progressing]) -> None:
+        episodes = self.settings.evaluation_episodes
+        if not episodes:
+            return
+        self.reporter.phase(f"evaluating {episodes} episodes per seed")
+        train = self.program.to_host(lanes).train
+        actors = Actor(train.policy, train.normalizer)
+        policies = [
+            Policy(jax.tree.map(lambda x, k=k: x[k], actors), self.program.env)
+            for k in range(len(self.program.seeds))
+        ]
+        for deterministic in (False, True):
+            evaluation = evaluate_policies(
+                policies, episodes=episodes, deterministic=deterministic
+            )
+            store_evaluation(self.run, evaluation, checkpoint="last", seed=0)
+            self.reporter.message(str(evaluation))
+        self.reporter.phase("finished")
+
+    def _tell(self, *, ended: bool = False) -> None:
+        progress = Progress(
+            self.run,
+            self.iteration,
+            self.total_iterations,
+            self.env_steps,
+            self.seconds,
+            self.metrics,
+            ended,
+        )
+        for callback in self.callbacks:
+            callback(progress)
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each seed so far."""
+        return self.iteration * self.steps_per_iteration
+
+
+class _Speed:
+    """Environment steps per second: of the latest iteration, and smoothed."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._seconds = 0.0
+        self.latest = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.latest = self._steps / seconds
+        self._seconds = 0.9 * self._seconds + 0.1 * seconds if self._seconds else seconds
+
+    @property
+    def recent(self) -> float:
+        return self._steps / self._seconds
+
+
+def _resume_settings(
+    run: Run, task: str | Env | None, total_steps: int | None, settings: dict[str, Any]
+) -> Resolved:
+    """The settings of a run to be resumed, all of them its own.
+
+    Learning-rate schedules depend on the number of steps, so a run cannot be made longer either.
+    """
+    if settings:
+        names = ", ".join(sorted(settings))
+        raise SettingsError(f"a resumed run keeps its settings; leave out {names}")
+    name = task.spec.name if isinstance(task, Env) else task
+    if name is not None and name != run.config["task"]:
+        raise SettingsError(f"{run.path} is a run of {run.config['task']}, not of {name}")
+    stored = run.config["algorithm_settings"].get("total_steps")
+    if total_steps is not None and total_steps != stored:
+        raise SettingsError(
+            f"{run.path} was started for {stored} steps and its learning rates follow that; "
+            "start a new run for another number"
+        )
+    try:
+        return run.resolved(task if isinstance(task, Env) else None)
+    except RunError as error:
+        if task is None and ":" not in run.config["task"] and not run.config["task_settings"]:
+            raise RunError(
+                f"{run.path} was trained on an environment of your own; give it as the task"
+            ) from error
+        raise
+
+
+def _require_finite_updates(metrics: dict[str, np.ndarray], seeds: list[int]) -> None:
+    """Ends a training whose updates have been skipped again and again."""
+    in_a_row = metrics.get("updates_skipped_in_a_row")
+    if in_a_row is None or (in_a_row < MAX_SKIPPED_UPDATES).all():
+        return
+    k = int(np.argmax(in_a_row))
+
+    def count(name: str) -> int:
+        return int(metrics[name][k]) if name in metrics else 0
+
+    culprit = "actor" if count("actor_updates_skipped") else "critic"
+    raise TrainingError(
+        f"seed {seeds[k]}: the last {int(in_a_row[k])} updates in a row had a gradient that is not "
+        f"finite (the {culprit}'s; in the last iteration {count('non_finite_states')} states and "
+        f"{count('non_finite_gradients')} action gradients of environments were not finite)"
+    )
+
+
+def _close(table: MetricsTable, events: EventFile) -> None:
+    """Closes both; on a full disk closing fails again, and the first error is the one to report."""
+    for file in (table, events):
+        try:
+            file.close()
+        except OSError as error:
+            warnings.warn(one_line(error), stacklevel=2)
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one acts as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        restore()

@@ -1,0 +1,109 @@
+"""Settings per algorithm and task, as data. What is not listed keeps the default of its config class.
+
+`paper` holds the figures of the paper's Tables 2, 3 and 4; `fast` is tuned for wall-clock time on two
+CPU cores. `CUSTOM` serves environments that are not shipped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rpo.training.errors import SettingsError
+
+Settings = dict[str, Any]
+
+_PAPER_SHARED: Settings = {  # Table 2, the column "shared", and what SHAC, SAPO and RPO have in common
+    "horizon": 32,
+    "discount": 0.99,
+    "td_lambda": 0.95,
+    "actor_hidden_sizes": (400, 200, 100),
+    "critic_hidden_sizes": (400, 200, 100),
+    "num_critics": 2,
+    "critic_learning_rate": 5e-4,
+    "critic_passes": 16,
+    "critic_minibatches": 4,
+    "betas": (0.7, 0.95),
+    "max_gradient_norm": 0.5,
+}
+
+_PAPER_ALGORITHM: dict[str, Settings] = {  # Table 2
+    "rpo": {
+        "actor_epochs": 5,
+        "actor_learning_rate": 5e-4,
+        "actor_learning_rate_schedule": "exponential",
+        "target_value": "mean",
+        "clip_low": 0.8,
+        "clip_high": 1.0,
+    },
+    "shac": {"actor_learning_rate": 2e-3, "actor_learning_rate_schedule": "linear"},
+    "sapo": {
+        "actor_learning_rate": 2e-3,
+        "actor_learning_rate_schedule": "linear",
+        "temperature_learning_rate": 5e-3,
+        "initial_temperature": 1.0,
+    },
+}
+
+_PAPER_TASK: dict[str, Settings] = {  # Table 3, and the budgets of the training curves
+    "hopper": {"num_envs": 1024, "total_steps": 20_000_000},
+    "ant": {"num_envs": 128, "total_steps": 8_000_000},
+    "anymal": {"num_envs": 128, "total_steps": 10_000_000},
+    "humanoid": {"num_envs": 64, "total_steps": 10_000_000},
+}
+
+_PAPER_RPO_TASK: dict[str, Settings] = {  # Table 4
+    "hopper": {"entropy_coefficient": 0.25, "kl_coefficient": 0.2},
+    "ant": {"entropy_coefficient": 0.2, "kl_coefficient": 0.25},
+    "anymal": {"entropy_coefficient": 0.25, "kl_coefficient": 0.2},
+    "humanoid": {"entropy_coefficient": 0.5, "kl_coefficient": 0.5},
+}
+
+_FAST_SHARED: Settings = {"actor_hidden_sizes": (128, 128), "critic_hidden_sizes": (128, 128)}
+
+
+def _paper(algorithm: str, task: str) -> Settings:
+    own = _PAPER_RPO_TASK[task] if algorithm == "rpo" else {}
+    return _PAPER_SHARED | _PAPER_ALGORITHM[algorithm] | _PAPER_TASK[task] | own
+
+
+PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
+    algorithm: {
+        task: {
+            "fast": _paper(algorithm, task) | _FAST_SHARED,
+            "paper": _paper(algorithm, task),
+        }
+        for task in _PAPER_TASK
+    }
+    for algorithm in _PAPER_ALGORITHM
+}
+"""PRESETS[algorithm][task][preset]: fields of the algorithm's config."""
+
+CUSTOM: Settings = {
+    "num_envs": 64,
+    "total_steps": 200_000,
+    "actor_hidden_sizes": (64, 64),
+    "critic_hidden_sizes": (64, 64),
+    "critic_passes": 8,
+}
+"""The preset `fast` of environments that are not shipped."""
+
+DEFAULT_PRESET = "fast"
+
+
+def preset_settings(algorithm: str, task: str, preset: str) -> Settings:
+    """Settings of a preset.
+
+    Args:
+        algorithm: name of the method.
+        task: name of the task; one that is not shipped has only the preset `fast`.
+        preset: its name.
+
+    Raises:
+        SettingsError: if the task has no such preset.
+    """
+    known = PRESETS.get(algorithm, {}).get(task, {DEFAULT_PRESET: CUSTOM})
+    if preset not in known:
+        raise SettingsError(
+            f"unknown preset {preset!r} for {algorithm} on {task}; known: {', '.join(known)}"
+        )
+    return dict(known[preset])

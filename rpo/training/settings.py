@@ -1,0 +1,202 @@
+"""From what the user asked for to every setting of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rpo import algorithms, envs
+from rpo.envs.base import Env
+from rpo.training.errors import SettingsError
+from rpo.training.presets import preset_settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings of a run that are neither the task's nor the method's.
+
+    Args:
+        seed: of the first training.
+        seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
+        devices: the environments of one training are split over this many devices.
+        checkpoint_interval: seconds between two checkpoints; 0 means every iteration.
+        evaluation_episodes: episodes per seed of the evaluation after training; 0 means none.
+
+    Raises:
+        SettingsError: if a value is out of range.
+    """
+
+    seed: int = 0
+    seeds: int = 1
+    devices: int = 1
+    checkpoint_interval: float = 60.0
+    evaluation_episodes: int = 128
+
+    def __post_init__(self) -> None:
+        for name, low in (("seeds", 1), ("devices", 1), ("evaluation_episodes", 0)):
+            if getattr(self, name) < low:
+                raise SettingsError(f"{name} is {getattr(self, name)}, must be at least {low}")
+        if not 0 <= self.seed < 2**31 - self.seeds:
+            raise SettingsError(f"seed is {self.seed}, must lie between 0 and 2^31 - 1")
+        if not self.checkpoint_interval >= 0:
+            raise SettingsError(
+                f"checkpoint_interval is {self.checkpoint_interval}, must not be negative"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """Everything that determines a run.
+
+    Args:
+        task: name of the task, or `file.py:Class` of a user's own.
+        algorithm: name of the method.
+        preset: the settings it started from.
+        config: every setting of the method.
+        task_settings: every setting of the task.
+        run_settings: the rest.
+        env: the task itself.
+    """
+
+    task: str
+    algorithm: str
+    preset: str
+    config: Any
+    task_settings: dict[str, Any]
+    run_settings: RunSettings
+    env: Env
+
+
+def resolve(
+    task: str | Env,
+    algorithm: str = "rpo",
+    preset: str = "fast",
+    settings: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Fills in every setting.
+
+    Args:
+        task: name of a shipped task, `file.py:Class`, or an environment.
+        algorithm: name of the method.
+        preset: name of the settings to start from.
+        settings: what differs from the preset, by name: settings of the method, of the task,
+            or of the run.
+
+    Raises:
+        SettingsError: in one line, if a name is unknown or a value is out of range.
+    """
+    try:
+        config_class = algorithms.config_class(algorithm)
+        task_class = task_settings_class(task)
+        name = task if isinstance(task, str) else task.spec.name
+        base = preset_settings(algorithm, name, preset)
+        mine = _sort(dict(settings or {}), config_class, task_class, name, algorithm)
+        config = config_class(**(base | mine["algorithm"]))
+        run_settings = RunSettings(**mine["run"])
+        task_settings = dataclasses.asdict(task_class(**mine["task"])) if task_class else {}
+        env = make_env(task, task_settings)
+    except SettingsError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise SettingsError(one_line(error)) from error
+    return Resolved(name, algorithm, preset, config, task_settings, run_settings, env)
+
+
+def task_settings_class(task: str | Env) -> type[Any] | None:
+    """The dataclass of a shipped task's settings, None for a user's own environment.
+
+    Raises:
+        ValueError: if there is no such task.
+    """
+    if isinstance(task, Env) or ":" in task:
+        return None
+    settings_class: type[Any] = envs.settings_class(task)
+    return settings_class
+
+
+def make_env(task: str | Env, task_settings: Mapping[str, Any]) -> Env:
+    """The environment of a resolved task.
+
+    Raises:
+        ValueError: if the task or a setting is unknown.
+    """
+    if isinstance(task, Env):
+        return task
+    if ":" in task:
+        return _env_from_file(*task.rsplit(":", 1))
+    return envs.make(task, **{name: _tuples(value) for name, value in task_settings.items()})
+
+
+def config_from(algorithm: str, stored: Mapping[str, Any]) -> Any:
+    """A method's config from what a run directory holds.
+
+    Raises:
+        ValueError: if a setting is unknown or out of range.
+    """
+    return algorithms.config_class(algorithm)(
+        **{name: _tuples(value) for name, value in stored.items()}
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _sort(
+    settings: dict[str, Any],
+    config_class: type[Any],
+    task_class: type[Any] | None,
+    task: str,
+    algorithm: str,
+) -> dict[str, dict[str, Any]]:
+    """Who owns which setting."""
+    owners = {
+        "algorithm": _field_names(config_class),
+        "task": _field_names(task_class) if task_class else [],
+        "run": _field_names(RunSettings),
+    }
+    known = [name for names in owners.values() for name in names]
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise SettingsError(
+                f"unknown setting {name!r}{hint} for {algorithm} on {task}; "
+                f"known: {', '.join(known)}"
+            )
+    return {
+        owner: {name: _tuples(value) for name, value in settings.items() if name in names}
+        for owner, names in owners.items()
+    }
+
+
+def _field_names(settings_class: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings_class)]
+
+
+def _tuples(value: Any) -> Any:
+    """Settings are hashable: lists, as JSON gives them, become tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _env_from_file(file: str, name: str) -> Env:
+    """An instance of the environment class `name` of a Python file."""
+    path = Path(file)
+    if not path.is_file():
+        raise SettingsError(f"there is no file {file} (a task of your own is FILE.py:CLASS)")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    env_class = getattr(module, name, None)
+    if not (isinstance(env_class, type) and issubclass(env_class, Env)):
+        raise SettingsError(f"{file} defines no environment class {name}")
+    return env_class()
