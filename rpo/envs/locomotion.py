@@ -175,10 +175,15 @@ class LocomotionEnv(EpisodicEnv):
         idle = jnp.zeros((self._root_velocities, len(action)), dtype)
         force = jnp.concatenate([idle, strengths * action.T.astype(dtype)])
         q, qd = control_step(self.model, self.step_settings, state.q.T, state.qd.T, force)
-        last_action = state.last_action
-        if self.settings.observe_last_action:
-            last_action = lax.stop_gradient(action).astype(dtype)
-        return RobotState(q.T, qd.T, last_action)
+        return RobotState(q.T, qd.T, self.remember(state, action))
+
+    def remember(
+        self, state: RobotState, action: Float[Array, "envs action"]
+    ) -> Float[Array, "envs action"]:
+        """The last action that the next observation shows: this one if it is to be observed."""
+        if not self.settings.observe_last_action:
+            return state.last_action
+        return lax.stop_gradient(action).astype(state.q.dtype)
 
     def state(self, q: Float[Array, "envs nq"], qd: Float[Array, "envs nv"]) -> RobotState:
         """A state from coordinates and velocities, as after a reset (last action zero)."""

@@ -215,9 +215,10 @@ def _return_function(env: Env, horizon: int) -> Function:
 def _compare(
     function: Function, state: EnvState, inputs: Array, directions: Array, states: int
 ) -> tuple[Comparison, Comparison]:
-    """Derivatives along `directions` (D, inputs), of which the first `states` move the state."""
+    """Derivatives along `directions` (D, inputs): each entry of the state, then of the actions."""
     jacobian = _reverse_jacobian(function, state, inputs)
-    exact = np.asarray(jacobian @ directions.T)
+    by_action = jacobian[..., states:] @ directions[states:, states:].T
+    exact = np.asarray(jnp.concatenate([jacobian[..., :states], by_action], axis=-1))
     forward, backward = _one_sided(function, state, inputs, directions)
     parts = [slice(0, states), slice(states, None)]
     first, second = (_judge(exact[..., p], forward[..., p], backward[..., p]) for p in parts)

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rpo.physics.model import Model
 from rpo.report import parity
 from tests.reference import RECORDINGS, reference_path
 
@@ -17,7 +16,7 @@ DYNAMICS = {
     "hopper_mm4": ("step", "one-step-gradients"),
     "ant": ("step", "one-step-gradients"),
     "ant_mm1": ("step",),
-    "anymal": ("step",),
+    "anymal": ("step", "one-step-gradients"),
     "humanoid_mm48": ("step",),
 }
 """What is affordable in a test; the benchmark compares everything."""
@@ -51,12 +50,11 @@ def test_terminations(name):
     np.testing.assert_array_equal(np.stack(low)[1:], recording.data["would_terminate_early"])
 
 
-def test_a_wrong_mass_is_noticed(monkeypatch):
+def test_a_wrong_mass_is_noticed():
     recording = parity.Recording(reference_path("hopper"))
     model = recording.env.model
     heavier = dataclasses.replace(model, mass=model.mass * 1.001)
     object.__setattr__(recording.env, "model", heavier)
-    assert isinstance(heavier, Model)
     beyond = {m.quantity for m in parity.compare(recording, ["constants"]) if not m.within}
     assert beyond == {"masses", "mass moments"}
     assert not all(m.within for m in parity.compare(recording, ["step"]))
