@@ -93,7 +93,7 @@ class FinishedEpisodes(eqx.Module):
 
 
 class TrainState(eqx.Module):
-    """The whole truth about a run: a pytree of plain arrays; storing and loading it continues the run.
+    """The whole truth about a run: storing and loading this pytree of plain arrays continues it.
 
     Args:
         environments: every leaf leads with num_envs.
@@ -169,7 +169,8 @@ class Algorithm(eqx.Module):
         split = PartitionSpec(*[None] * batch_axes, self.axis)
         whole = jax.tree.map(lambda _: PartitionSpec(), state)
         environments = jax.tree.map(lambda _: split, state.environments)
-        return dataclasses.replace(whole, environments=environments)
+        partition: TrainState = dataclasses.replace(whole, environments=environments)
+        return partition
 
 
 def raw_key(key: Array) -> UInt32[Array, "2"]:

@@ -37,8 +37,8 @@ def fit_critics(
 ) -> tuple[CriticEnsemble, OptimizerState, dict[str, Float[Array, ""]]]:
     """Several passes of minibatch descent over a rollout.
 
-    In every pass each environment's steps are shuffled with a key of its own, and minibatch k takes the
-    k-th part of every environment: the minibatches do not depend on how environments are split.
+    In every pass each environment's steps are shuffled with a key of its own, and minibatch k takes
+    the k-th part of every environment: the minibatches do not depend on how environments are split.
 
     Args:
         critics: to start from.
@@ -79,7 +79,7 @@ def fit_critics(
 def shuffled_rows(
     key: UInt32[Array, "2"], indices: Int[Array, " envs"], steps: int, passes: int
 ) -> Int[Array, "passes steps envs"]:
-    """Rows of the (steps * envs) samples, every environment's steps in random order in every pass."""
+    """Rows of the (steps * envs) samples: per pass, each environment's steps in random order."""
 
     def permutations(env_key: Array) -> Array:
         return jnp.argsort(jax.random.bits(env_key, (passes, steps)), axis=1)

@@ -55,7 +55,7 @@ class Segment(eqx.Module):
 
 
 Objective = Callable[[Segment], tuple[Float[Array, " envs"], PyTree]]
-"""Maps a segment to what is differentiated, per environment, and further (steps, envs, ...) arrays."""
+"""Maps a segment to what is differentiated per environment, and to arrays (steps, envs, ...)."""
 
 
 class Rollout(eqx.Module):
@@ -64,8 +64,8 @@ class Rollout(eqx.Module):
     Args:
         environments: after the rollout.
         segment: what was recorded.
-        action_gradient: of an environment's objective with respect to its u at each step; all zero for
-            an environment in which any entry was not finite.
+        action_gradient: of an environment's objective with respect to its u at each step; all zero
+            for an environment in which any entry was not finite.
         gradient_finite: which environments kept their gradient.
         auxiliary: what the objective returned beside its value.
     """

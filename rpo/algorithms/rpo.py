@@ -2,15 +2,15 @@
 
 (Not to be confused with Robust Policy Optimization, which shares the abbreviation.)
 
-The action gradients g of one rollout serve M epochs. Each epoch regenerates the recorded actions with
-the current policy, u = mean + std * eps with eps held constant (eq. 10), and maximises
+The action gradients g of one rollout serve M epochs. Each epoch regenerates the recorded actions
+with the current policy, u = mean + std * eps with eps held constant (eq. 10), and maximises
 
     surrogate - kl_coefficient * KL(old || new) + entropy_coefficient * entropy          (eq. 14)
 
 where the surrogate is the mean over samples of w * g . u, and w the importance ratio rho of u where
-1 - clip_low <= rho <= 1 + clip_high, else zero (eq. 11). In the first epoch rho = 1 and KL = 0, and the
-gradient is that of back-propagation through time (SAPO's at the same temperature). The reward holds
-entropy_coefficient * h, as in SAPO.
+1 - clip_low <= rho <= 1 + clip_high, else zero (eq. 11). In the first epoch rho = 1 and KL = 0, and
+the gradient is that of back-propagation through time (SAPO's at the same temperature). The reward
+holds entropy_coefficient * h, as in SAPO.
 """
 
 from __future__ import annotations
@@ -25,14 +25,9 @@ from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState, require
 from rpo.algorithms.devices import device_max, device_mean
-from rpo.algorithms.first_order import (
-    ActorBatch,
-    FirstOrderAlgorithm,
-    FirstOrderConfig,
-    discounted_entropy,
-    surrogate,
-)
-from rpo.algorithms.optimizer import Schedule
+from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
+from rpo.algorithms.optimizer import OptimizerState, Schedule
+from rpo.algorithms.surrogate import ActorBatch, discounted_entropy, surrogate
 from rpo.nets import TanhGaussianPolicy
 
 MAX_LOG_RATIO = 60.0
@@ -78,6 +73,9 @@ def clipped_weight(
     return lax.stop_gradient(jnp.where(inside, ratio, 0.0))
 
 
+Actor = tuple[TanhGaussianPolicy, OptimizerState]
+
+
 class RPO(FirstOrderAlgorithm):
     """Reparameterization Proximal Policy Optimization."""
 
@@ -118,7 +116,7 @@ class RPO(FirstOrderAlgorithm):
     ) -> tuple[TrainState, Metrics]:
         """M epochs on the cached action gradients."""
 
-        def epoch(carry: tuple, _: None) -> tuple[tuple, tuple[Array, Metrics]]:
+        def epoch(carry: Actor, _: None) -> tuple[Actor, tuple[Array, Metrics]]:
             policy, optimizer = carry
             gradient, metrics = self.actor_gradient(policy, batch)
             policy, optimizer, norm = self.optimizer.step(

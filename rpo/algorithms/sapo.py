@@ -18,14 +18,9 @@ from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState, require
 from rpo.algorithms.devices import device_mean
-from rpo.algorithms.first_order import (
-    ActorBatch,
-    FirstOrderAlgorithm,
-    FirstOrderConfig,
-    discounted_entropy,
-    surrogate,
-)
+from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState
+from rpo.algorithms.surrogate import ActorBatch, discounted_entropy, surrogate
 from rpo.nets import TanhGaussianPolicy
 
 
@@ -92,7 +87,8 @@ class SAPO(FirstOrderAlgorithm):
                 distribution, batch
             )
 
-        return device_mean(jax.grad(loss)(state.policy), self.axis)
+        gradient: TanhGaussianPolicy = jax.grad(loss)(state.policy)
+        return device_mean(gradient, self.axis)
 
     def update_actor(
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]

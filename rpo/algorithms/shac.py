@@ -1,7 +1,7 @@
 """Short-Horizon Actor-Critic (Xu et al. 2021), in the improved version that the RPO paper uses.
 
-One ascent step per iteration along the gradient of the discounted return of H steps plus the bootstrap
-value, by back-propagation through time (eq. 4).
+One ascent step per iteration along the gradient of the discounted return of H steps plus the
+bootstrap value, by back-propagation through time (eq. 4).
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState
 from rpo.algorithms.devices import device_mean
-from rpo.algorithms.first_order import (
-    ActorBatch,
-    FirstOrderAlgorithm,
-    FirstOrderConfig,
-    surrogate,
-)
+from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
+from rpo.algorithms.surrogate import ActorBatch, surrogate
 from rpo.nets import TanhGaussianPolicy
 
 
@@ -45,7 +41,8 @@ class SHAC(FirstOrderAlgorithm):
         def loss(policy: TanhGaussianPolicy) -> Array:
             return -surrogate(policy(batch.observation), batch)
 
-        return device_mean(jax.grad(loss)(state.policy), self.axis)
+        gradient: TanhGaussianPolicy = jax.grad(loss)(state.policy)
+        return device_mean(gradient, self.axis)
 
     def update_actor(
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]

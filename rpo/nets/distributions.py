@@ -60,7 +60,7 @@ class Gaussian(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """One-sample estimate of the entropy of tanh(sample): minus its log density, in nats.
 
-        Differentiable through the sample. Its expectation over standard normal `noise` is the entropy.
+        Differentiable through the sample. Averaged over standard normal `noise` it is the entropy.
         """
         sample = self.sample(noise)
         log_prob = -0.5 * noise * noise - self.log_std - 0.5 * math.log(2.0 * math.pi)
@@ -68,5 +68,5 @@ class Gaussian(eqx.Module):
 
 
 def log_tanh_slope(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log(1 - tanh(x)^2), without the cancellation that makes the plain form infinite at |x| > 9."""
+    """log(1 - tanh(x)^2), without the cancellation that makes it infinite beyond |x| = 9."""
     return 2.0 * (math.log(2.0) - x - jax.nn.softplus(-2.0 * x))

@@ -126,8 +126,8 @@ class Diverging(EpisodicEnv):
         return jnp.tanh(state)
 
     def reward(self, state: Array, action: Array, next_state: Array) -> Array:
-        # sqrt has an infinite slope at 0, which the chain rule multiplies by 0: NaN, as in a contact
-        # model without a guard
+        # sqrt has an infinite slope at 0, which the chain rule multiplies by 0: NaN, as in a
+        # contact model without a guard
         zero = jnp.where(state > 0.0, 0.0, 1.0) * (1.0 + action**2)
         return -jnp.sum(jnp.sqrt(zero), axis=-1)
 
@@ -135,9 +135,7 @@ class Diverging(EpisodicEnv):
 class Chain(EpisodicEnv):
     """Three steps; only the last one pays, and it ends the episode. Observations are one-hot."""
 
-    spec: EnvSpec = eqx.field(
-        static=True, default=spec("chain", length=100, observation_size=3)
-    )
+    spec: EnvSpec = eqx.field(static=True, default=spec("chain", length=100, observation_size=3))
 
     def initial_state(self, key: Array) -> Array:
         return jnp.zeros((), jnp.int32)

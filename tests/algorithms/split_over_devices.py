@@ -1,4 +1,4 @@
-"""Program run by `test_devices.py`: trains on one device and split over two, prints the differences.
+"""Program run by `test_devices.py`: trains on one device and split over two, and compares.
 
 It is a program of its own because the number of virtual CPU devices is fixed when JAX starts.
 """

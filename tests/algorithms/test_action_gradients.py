@@ -1,7 +1,7 @@
-"""The cached action gradients and the policy gradients made from them, against plain differentiation.
+"""Cached action gradients, and the policy gradients made from them, against plain differentiation.
 
-The reference here is a loop over time with its own bookkeeping of returns. It shares no code with the
-library beyond the networks and the environment.
+The reference here is a loop over time with its own bookkeeping of returns. It shares no code with
+the library beyond the networks and the environment.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ import pytest
 
 from rpo.algorithms import RPO, SAPO, SHAC, RPOConfig, SAPOConfig, SHACConfig
 from rpo.algorithms.devices import environment_keys
-from rpo.algorithms.first_order import make_actor_batch
 from rpo.algorithms.rollout import draw_noise, largest_divisor
+from rpo.algorithms.surrogate import make_actor_batch
 from rpo.nets import Gaussian, TanhGaussianPolicy
 from tests.algorithms.probe_environments import Diverging, Wanderer
 
@@ -113,9 +113,7 @@ def test_cached_action_gradients_equal_direct_differentiation():
 
 
 def test_one_epoch_of_rpo_is_the_bptt_gradient_and_that_of_sapo_at_a_fixed_temperature():
-    sapo = SAPO(
-        SAPOConfig(**SMALL, initial_temperature=ALPHA, temperature_learning_rate=0.0)
-    )
+    sapo = SAPO(SAPOConfig(**SMALL, initial_temperature=ALPHA, temperature_learning_rate=0.0))
     state, _, batch, key = prepared(RPO_ONE_EPOCH)
     expected = bptt_gradient(ENV, state, key, ALPHA)
     from_rpo = -parameters_of(RPO_ONE_EPOCH.actor_gradient(state.policy, batch)[0])

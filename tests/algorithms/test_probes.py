@@ -38,9 +38,7 @@ def trained(name, env, iterations, **settings):
     @jax.jit
     def run(key):
         state = algorithm.init(env, key)
-        return jax.lax.scan(
-            lambda s, _: algorithm.update(env, s), state, length=iterations
-        )
+        return jax.lax.scan(lambda s, _: algorithm.update(env, s), state, length=iterations)
 
     state, metrics = run(jax.random.PRNGKey(0))
     return algorithm, state, {name: np.asarray(value) for name, value in metrics.items()}
@@ -51,7 +49,7 @@ def values(state, observations):
 
 
 def test_value_uses_the_observation_after_the_step_and_stops_at_termination():
-    """With lambda = 0 a value learned from V(o_t) instead of V(o_{t+1}) would be 0 before the end."""
+    """With lambda = 0, a bootstrap from V(o_t), not V(o_{t+1}), would give 0 before the end."""
     _, state, _ = trained("shac", Chain(), 100, discount=0.5, td_lambda=0.0)
     expected = np.broadcast_to([0.25, 0.5, 1.0], (2, 3))
     np.testing.assert_allclose(values(state, np.eye(3)), expected, atol=0.03)
@@ -112,9 +110,7 @@ def test_statistics_are_frozen_in_a_rollout_and_updated_after_it():
         rollout.segment.distribution.mean, distribution.mean, rtol=1e-4, atol=1e-5
     )
     values = state.critics(state.normalizer(rollout.segment.final_observation))
-    np.testing.assert_allclose(
-        np.moveaxis(rollout.auxiliary, -1, 0), values, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(np.moveaxis(rollout.auxiliary, -1, 0), values, rtol=1e-4, atol=1e-5)
 
     after, _ = jax.jit(functools.partial(algorithm.update, env))(state)
     assert float(state.normalizer.count) == 16 * 8
@@ -151,4 +147,6 @@ def test_metrics_are_complete_and_scalar():
     assert np.all(np.abs(metrics["kl_epoch_1"]) < 1e-6)
     assert np.all(np.abs(metrics["ratio_max_epoch_1"] - 1) < 1e-3)
     assert np.all(metrics["kl_epoch_3"] > 1e-5)
-    assert np.all((metrics["effective_sample_ratio"] > 0) & (metrics["effective_sample_ratio"] <= 1))
+    assert np.all(
+        (metrics["effective_sample_ratio"] > 0) & (metrics["effective_sample_ratio"] <= 1)
+    )

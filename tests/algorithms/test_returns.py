@@ -18,7 +18,7 @@ def column(*values):
     return jnp.asarray(values)[:, None]
 
 
-# Five steps: the episode terminates at step 1, the next one is truncated at step 3, the last goes on.
+# Five steps: one episode terminates at step 1, the next is truncated at step 3, the last goes on.
 REWARD = column(1.0, 2.0, 3.0, 4.0, 5.0)
 NEXT_VALUE = column(10.0, 20.0, 30.0, 40.0, 50.0)
 TERMINATED = column(False, True, False, False, False)
@@ -73,14 +73,14 @@ def test_segment_return_by_hand():
 
 
 def test_segment_return_bootstraps_only_at_ends_that_are_not_terminal():
-    gradient = jax.grad(
-        lambda v: segment_return(REWARD, v, TERMINATED, TRUNCATED, 0.5).sum()
-    )(NEXT_VALUE)
+    gradient = jax.grad(lambda v: segment_return(REWARD, v, TERMINATED, TRUNCATED, 0.5).sum())(
+        NEXT_VALUE
+    )
     np.testing.assert_allclose(gradient[:, 0], [0, 0, 0, 0.25, 0.5])
     terminal_end = TERMINATED.at[-1].set(True)
-    gradient = jax.grad(
-        lambda v: segment_return(REWARD, v, terminal_end, TRUNCATED, 0.5).sum()
-    )(NEXT_VALUE)
+    gradient = jax.grad(lambda v: segment_return(REWARD, v, terminal_end, TRUNCATED, 0.5).sum())(
+        NEXT_VALUE
+    )
     np.testing.assert_allclose(gradient[:, 0], [0, 0, 0, 0.25, 0])
 
 

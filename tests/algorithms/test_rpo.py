@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rpo.algorithms import RPO, RPOConfig
-from rpo.algorithms.first_order import ActorBatch, surrogate
 from rpo.algorithms.rpo import clipped_weight
+from rpo.algorithms.surrogate import ActorBatch, surrogate
 from rpo.nets import Gaussian
 
 
@@ -65,7 +65,9 @@ def test_proposition_1_importance_weights_make_the_off_policy_gradient_unbiased(
     def estimate(key):
         batch = cubic_batch(key, 10_000)
         if weighted:
-            gradient = jax.tree.map(jnp.negative, jax.grad(unclipped.loss, has_aux=True)(NEW, batch)[0])
+            gradient = jax.tree.map(
+                jnp.negative, jax.grad(unclipped.loss, has_aux=True)(NEW, batch)[0]
+            )
         else:
             gradient = jax.grad(lambda p: surrogate(p(batch.observation), batch))(NEW)
         return jnp.concatenate([gradient.mean, gradient.log_std])

@@ -35,8 +35,9 @@ def test_noise_of_inverts_sample():
 
 
 def test_kl_agrees_with_numerical_integration_and_keeps_its_direction():
-    old, new = Gaussian(jnp.array([0.3]), jnp.array([-0.2])), Gaussian(
-        jnp.array([-0.4]), jnp.array([0.5])
+    old, new = (
+        Gaussian(jnp.array([0.3]), jnp.array([-0.2])),
+        Gaussian(jnp.array([-0.4]), jnp.array([0.5])),
     )
     x = np.linspace(-12, 12, 200_001)[:, None]
     p, q = old.log_prob(x), new.log_prob(x)
@@ -89,7 +90,7 @@ def test_entropy_sample_gradient_is_the_entropy_gradient():
 
 def test_log_tanh_slope_is_finite_far_out_and_exact_near_zero():
     x = jnp.linspace(-3, 3, 101)
-    np.testing.assert_allclose(log_tanh_slope(x), jnp.log1p(-jnp.tanh(x) ** 2), atol=1e-12)
+    np.testing.assert_allclose(log_tanh_slope(x), jnp.log1p(-(jnp.tanh(x) ** 2)), atol=1e-12)
     far = jnp.array([-80.0, 80.0], jnp.float32)
     np.testing.assert_allclose(log_tanh_slope(far), 2 * np.log(2) - 160.0, rtol=1e-6)
     slope = jax.vmap(jax.grad(log_tanh_slope))(far)
