@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -27,7 +26,7 @@ from rpo.algorithms.base import Metrics, TrainState, require
 from rpo.algorithms.devices import device_max, device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState, Schedule
-from rpo.algorithms.surrogate import ActorBatch, discounted_entropy, surrogate
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
 from rpo.nets import TanhGaussianPolicy
 
 MAX_LOG_RATIO = 60.0
@@ -106,10 +105,11 @@ class RPO(FirstOrderAlgorithm):
         self, policy: TanhGaussianPolicy, batch: ActorBatch
     ) -> tuple[TanhGaussianPolicy, Metrics]:
         """Gradient of `loss` over all devices' samples, and the epoch's diagnostics."""
-        gradient, metrics = jax.grad(self.loss, has_aux=True)(policy, batch)
-        ratio_max = device_max(metrics.pop("ratio_max"), self.axis)
-        gradient, metrics = device_mean((gradient, metrics), self.axis)
-        return gradient, metrics | {"ratio_max": ratio_max}
+        gradient, chunks = actor_gradient(self.loss, policy, batch)
+        ratio_max = device_max(chunks.pop("ratio_max").max(), self.axis)
+        means = {name: value.mean() for name, value in chunks.items()}
+        gradient, means = device_mean((gradient, means), self.axis)
+        return gradient, means | {"ratio_max": ratio_max}
 
     def update_actor(
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]

@@ -20,7 +20,7 @@ from rpo.algorithms.base import Metrics, TrainState, require
 from rpo.algorithms.devices import device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState
-from rpo.algorithms.surrogate import ActorBatch, discounted_entropy, surrogate
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
 from rpo.nets import TanhGaussianPolicy
 
 
@@ -81,13 +81,12 @@ class SAPO(FirstOrderAlgorithm):
         """Gradient of minus the maximum-entropy return per step."""
         coefficient = self.entropy_coefficient(state)
 
-        def loss(policy: TanhGaussianPolicy) -> Array:
+        def loss(policy: TanhGaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
             distribution = policy(batch.observation)
-            return -surrogate(distribution, batch) - coefficient * discounted_entropy(
-                distribution, batch
-            )
+            entropy = discounted_entropy(distribution, batch)
+            return -surrogate(distribution, batch) - coefficient * entropy, {}
 
-        gradient: TanhGaussianPolicy = jax.grad(loss)(state.policy)
+        gradient, _ = actor_gradient(loss, state.policy, batch)
         return device_mean(gradient, self.axis)
 
     def update_actor(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState
 from rpo.algorithms.devices import device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
-from rpo.algorithms.surrogate import ActorBatch, surrogate
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, surrogate
 from rpo.nets import TanhGaussianPolicy
 
 
@@ -38,10 +37,10 @@ class SHAC(FirstOrderAlgorithm):
     def actor_gradient(self, state: TrainState, batch: ActorBatch) -> TanhGaussianPolicy:
         """Gradient of minus the mean return per step."""
 
-        def loss(policy: TanhGaussianPolicy) -> Array:
-            return -surrogate(policy(batch.observation), batch)
+        def loss(policy: TanhGaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
+            return -surrogate(policy(batch.observation), batch), {}
 
-        gradient: TanhGaussianPolicy = jax.grad(loss)(state.policy)
+        gradient, _ = actor_gradient(loss, state.policy, batch)
         return device_mean(gradient, self.axis)
 
     def update_actor(
