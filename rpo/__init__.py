@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["Evaluation", "Run", "__version__", "evaluate", "load_policy", "make", "train"]
 
 _HOMES = {
-    "train": "rpo.training",
+    "train": "rpo.api",
     "evaluate": "rpo.training",
     "load_policy": "rpo.training",
     "Run": "rpo.training",

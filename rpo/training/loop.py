@@ -93,9 +93,10 @@ def train(
     Raises:
         SettingsError: if a name is unknown or a value is out of range.
         RunError: if the directory cannot serve; CheckpointError if its checkpoint is damaged.
-        TrainingError: if updates are not finite any more.
+        TrainingError: if updates are not finite any more, or the disk is full; the last
+            checkpoint stays intact.
         TrainingInterrupted: after SIGINT or SIGTERM; the run has been saved.
-        OSError: if the disk is full or cannot be written; the last checkpoint stays intact.
+        OSError: if the run directory cannot be made.
     """
     for problem in runtime.configure():
         warnings.warn(problem, stacklevel=2)
@@ -116,7 +117,11 @@ def train(
     reporter = make_reporter(verbose)
     try:
         with run.locked():
-            _Training(run, resolved, program, reporter, tuple(callbacks)).run_to_end()
+            training = _Training(run, resolved, program, reporter, tuple(callbacks))
+            try:
+                training.run_to_end()
+            except OSError as error:
+                raise TrainingError(training.disk_trouble(error)) from error
     finally:
         reporter.close()
     return run
@@ -158,6 +163,14 @@ class _Training:
                 raise TrainingInterrupted(self.run)
         self._evaluate(lanes)
         self._tell(ended=True)
+
+    def disk_trouble(self, error: OSError) -> str:
+        """What to tell about a file that could not be written, in one line."""
+        return (
+            f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); the checkpoint of "
+            f"iteration {self.saved_iteration or 0} is intact: make room, then continue with "
+            f"rpo train --resume {self.run.path}"
+        )
 
     def _start(self) -> list[Progressing]:
         path = last_checkpoint(self.run.checkpoints)

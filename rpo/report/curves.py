@@ -1,0 +1,175 @@
+"""Learning curves: mean return of the last 100 finished episodes over steps and over seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter
+
+from rpo.training.errors import RunError
+from rpo.training.run import Run
+
+COLORS = ("#0b6e99", "#d1603d", "#5b8e3e", "#8a5a9e", "#b08d1e", "#5a6472")
+GRID_POINTS = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One training with one seed.
+
+    Args:
+        steps: environment steps.
+        seconds: of training.
+        returns: mean return of the last 100 finished episodes.
+    """
+
+    steps: Float[np.ndarray, " points"]
+    seconds: Float[np.ndarray, " points"]
+    returns: Float[np.ndarray, " points"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """Mean and standard deviation of several curves on a common axis.
+
+    Args:
+        x: common axis, as far as every curve reaches.
+        mean: over curves.
+        std: over curves.
+    """
+
+    x: Float[np.ndarray, " points"]
+    mean: Float[np.ndarray, " points"]
+    std: Float[np.ndarray, " points"]
+
+
+def curves_of(run: Run) -> list[Curve]:
+    """One curve per seed, from the first finished episode on.
+
+    Raises:
+        RunError: if the run has no metrics.
+    """
+    try:
+        table = run.metrics()
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run.metrics_path} cannot be read: {error}") from error
+    curves = []
+    for seed in run.seeds:
+        rows = table["seed"] == seed
+        if "episode_return" in table:
+            rows &= np.isfinite(table["episode_return"])
+        if not rows.any():
+            continue
+        curves.append(
+            Curve(
+                table["env_steps"][rows].astype(float),
+                table["seconds"][rows],
+                table["episode_return"][rows],
+            )
+        )
+    return curves
+
+
+def band(curves: Sequence[Curve], axis: str) -> Band:
+    """Mean and standard deviation over curves, interpolated onto a common axis.
+
+    Args:
+        curves: at least one.
+        axis: "steps" or "seconds".
+    """
+    axes = [getattr(curve, axis) for curve in curves]
+    start, end = max(x[0] for x in axes), min(x[-1] for x in axes)
+    grid = np.linspace(start, max(start, end), GRID_POINTS)
+    values = np.stack(
+        [np.interp(grid, x, curve.returns) for x, curve in zip(axes, curves, strict=True)]
+    )
+    return Band(grid, values.mean(axis=0), values.std(axis=0))
+
+
+def plot_runs(runs: Sequence[Run], output: Path) -> Path:
+    """Draws runs, one row per task; runs that differ only in their seeds become one line.
+
+    A line is the mean over seeds, the shade around it one standard deviation.
+
+    Args:
+        runs: at least one.
+        output: image file; its suffix decides on the format.
+
+    Returns:
+        `output`.
+
+    Raises:
+        RunError: if no run has a finished episode yet, or the format is unknown.
+        OSError: if the file cannot be written.
+    """
+    groups = _grouped(runs)
+    if not groups:
+        raise RunError("nothing to plot: no run has finished an episode yet")
+    figure = Figure(figsize=(10, 3.9 * len(groups)), layout="constrained")
+    if output.suffix.lstrip(".") not in figure.canvas.get_supported_filetypes():
+        raise RunError(f"{output} has no image suffix that is known, such as .png or .svg")
+    rows = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
+    for (task, lines), (over_steps, over_seconds) in zip(groups.items(), rows, strict=True):
+        for (label, curves), color in zip(lines.items(), _colors(len(lines)), strict=True):
+            _draw(over_steps, band(curves, "steps"), label, len(curves), color)
+            _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
+        _label(over_steps, over_seconds, task)
+    figure.savefig(output, dpi=150)
+    return output
+
+
+def _grouped(runs: Sequence[Run]) -> dict[str, dict[str, list[Curve]]]:
+    """Curves by task and label; the preset is named only where a method has several."""
+    presets: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        key = (run.config["task"], run.config["algorithm"])
+        presets.setdefault(key, set()).add(run.config["preset"])
+    groups: dict[str, dict[str, list[Curve]]] = {}
+    for run in runs:
+        task, algorithm = run.config["task"], run.config["algorithm"]
+        label = algorithm.upper()
+        if len(presets[task, algorithm]) > 1:
+            label += f" ({run.config['preset']})"
+        curves = curves_of(run)
+        if curves:
+            groups.setdefault(task, {}).setdefault(label, []).extend(curves)
+    return groups
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[k % len(COLORS)] for k in range(count)]
+
+
+def _draw(axes: Axes, line: Band, label: str, seeds: int, color: str) -> None:
+    words = f"{label}, {seeds} seed{'s' if seeds > 1 else ''}"
+    axes.plot(line.x, line.mean, color=color, linewidth=1.8, label=words)
+    if seeds > 1:
+        low, high = line.mean - line.std, line.mean + line.std
+        axes.fill_between(line.x, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _label(over_steps: Axes, over_seconds: Axes, task: str) -> None:
+    name = task.rsplit(":", 1)[-1]
+    over_steps.set_ylabel("return (mean of last 100 episodes)")
+    over_steps.set_xlabel("environment steps")
+    over_steps.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    over_seconds.set_xlabel("training time (min:s)")
+    over_seconds.xaxis.set_major_formatter(FuncFormatter(lambda s, _: _minutes(s)))
+    for axes in (over_steps, over_seconds):
+        axes.set_title(name[:1].upper() + name[1:], loc="left", fontweight="bold")
+        axes.set_xlim(left=0)
+        axes.grid(color="#e3e6e8", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    over_steps.legend(frameon=False, loc="best")
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
