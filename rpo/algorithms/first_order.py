@@ -31,6 +31,7 @@ from rpo.algorithms.optimizer import SCHEDULES, Optimizer, Schedule, learning_ra
 from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
 from rpo.algorithms.surrogate import ActorBatch, make_actor_batch, reward_with_entropy
+from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
 from rpo.nets import CriticEnsemble, TanhGaussianPolicy, new_normalizer
 
@@ -257,7 +258,7 @@ class FirstOrderAlgorithm(Algorithm):
         local_envs = state.environments.episode_return.shape[0]
 
         def objective(segment: Segment) -> tuple[Array, Array]:
-            values = state.critics(state.normalizer(segment.final_observation))
+            values = frozen_values(state.critics, state.normalizer(segment.final_observation))
             value = segment_return(
                 reward_with_entropy(segment, coefficient),
                 jnp.mean(values, axis=0),

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from rpo.algorithms.base import Environments
+from rpo.algorithms.chunks import largest_divisor
 from rpo.envs.base import Env
 from rpo.nets import Gaussian, Normalizer, TanhGaussianPolicy
 
@@ -210,8 +211,3 @@ def draw_noise(
     shape = (2, horizon, action_size)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
     return jnp.moveaxis(noise, 0, 2)
-
-
-def largest_divisor(count: int, limit: int) -> int:
-    """The largest divisor of `count` that does not exceed `limit`."""
-    return next(size for size in range(min(count, limit), 0, -1) if count % size == 0)

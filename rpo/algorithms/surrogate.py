@@ -10,12 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from rpo.algorithms.chunks import CHUNK_ROWS, largest_divisor
 from rpo.algorithms.returns import step_discounts
-from rpo.algorithms.rollout import Rollout, Segment, largest_divisor
+from rpo.algorithms.rollout import Rollout, Segment
 from rpo.nets import Gaussian, TanhGaussianPolicy
-
-CHUNK_ROWS = 1024
-"""Samples whose activations stay in cache between a network's forward and backward pass."""
 
 ActorLoss = Callable[
     [TanhGaussianPolicy, "ActorBatch"], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from rpo.algorithms import RPO, SAPO, SHAC, RPOConfig, SAPOConfig, SHACConfig
+from rpo.algorithms.chunks import largest_divisor
 from rpo.algorithms.devices import environment_keys
-from rpo.algorithms.rollout import draw_noise, largest_divisor
+from rpo.algorithms.rollout import draw_noise
 from rpo.algorithms.surrogate import make_actor_batch
 from rpo.nets import Gaussian, TanhGaussianPolicy
 from tests.algorithms.probe_environments import Diverging, Wanderer

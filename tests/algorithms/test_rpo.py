@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from rpo.algorithms import RPO, RPOConfig
+from rpo.algorithms.chunks import CHUNK_ROWS
 from rpo.algorithms.rpo import clipped_weight
-from rpo.algorithms.surrogate import ActorBatch, surrogate
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, surrogate
 from rpo.nets import Gaussian
 
 
@@ -23,16 +24,16 @@ def _double_precision():
 class StateIndependent(eqx.Module):
     """A policy whose distribution does not depend on the observation."""
 
-    mean: jax.Array
-    log_std: jax.Array
+    mean: jax.Array | np.ndarray
+    log_std: jax.Array | np.ndarray
 
     def __call__(self, observation):
         shape = (*observation.shape[:-1], self.mean.shape[-1])
         return Gaussian(jnp.broadcast_to(self.mean, shape), jnp.broadcast_to(self.log_std, shape))
 
 
-OLD = StateIndependent(jnp.array([0.2]), jnp.array([-0.1]))
-NEW = StateIndependent(jnp.array([0.5]), jnp.array([-0.3]))
+OLD = StateIndependent(np.array([0.2]), np.array([-0.1]))
+NEW = StateIndependent(np.array([0.5]), np.array([-0.3]))
 
 
 def cubic_batch(key, samples, old=OLD):
@@ -162,3 +163,15 @@ def test_coefficients_weigh_the_three_terms_of_equation_14():
     entropy = NEW(batch.observation).squashed_entropy_sample(batch.entropy_noise).mean()
     normalized = float((entropy + 0.5) / (2 * 0.5))  # one action dimension: target -1/2
     np.testing.assert_allclose(loss(0.0, 0.4) - plain, -0.4 * normalized)
+
+
+def test_chunks_do_not_change_the_gradient():
+    algorithm = RPO(RPOConfig())
+    batch = cubic_batch(jax.random.key(4), 3 * CHUNK_ROWS)
+    expected, metrics = jax.grad(algorithm.loss, has_aux=True)(NEW, batch)
+    gradient, chunks = actor_gradient(algorithm.loss, NEW, batch)
+    assert chunks["kl"].shape == (3,)
+    np.testing.assert_allclose(gradient.mean, expected.mean, rtol=1e-10)
+    np.testing.assert_allclose(gradient.log_std, expected.log_std, rtol=1e-10)
+    np.testing.assert_allclose(chunks["kept"].mean(), metrics["kept"], rtol=1e-12)
+    np.testing.assert_allclose(chunks["ratio_max"].max(), metrics["ratio_max"], rtol=1e-12)
