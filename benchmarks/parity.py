@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import jax
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 recording = Recording(path, dtype)
                 results[recording.name] = list(compare(recording, options.only))
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
                 print(f"{path} cannot be compared: {error}", file=sys.stderr)
                 return 2
             if not options.json:

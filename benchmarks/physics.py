@@ -1,9 +1,9 @@
 """Speed of the differentiable simulation: environment steps per second, forward and with gradient.
 
-Every figure is a closed loop of 32 control steps with a small policy (two layers of 64) through the
-public environment interface, resets included. Each task and number of cores runs in a process of its
-own, pinned to its cores, so that compile time and peak memory are its own; the physics is validated
-before it is timed. The minimum of several repetitions is reported.
+Every figure is a closed loop of 32 control steps with a small policy (two layers of 64) through
+the public environment interface, resets included. Each task and number of cores runs in a process
+of its own, pinned to its cores, so that compile time and peak memory are its own; the physics is
+validated before it is timed. The minimum of several repetitions is reported.
 
     python benchmarks/physics.py [--tasks ant hopper] [--cores 1 2] [--json results/physics.json]
 """
@@ -11,6 +11,7 @@ before it is timed. The minimum of several repetitions is reported.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -96,7 +97,7 @@ def build(env, num_envs: int, devices):
     sizes = (env.spec.observation_size, 64, 64, env.spec.action_size)
     weights = [
         jnp.asarray(draws.normal(size=s) / np.sqrt(s[0]), jnp.float32)
-        for s in zip(sizes[:-1], sizes[1:], strict=True)
+        for s in itertools.pairwise(sizes)
     ]
 
     def rollout(state, perturbation):
@@ -123,9 +124,7 @@ def build(env, num_envs: int, devices):
         return run
 
     def differentiate(arguments):
-        gradient, _ = jax.grad(lambda p, s: rollout(s, p), has_aux=True)(
-            arguments[1], arguments[0]
-        )
+        gradient, _ = jax.grad(lambda p, s: rollout(s, p), has_aux=True)(arguments[1], arguments[0])
         return jnp.abs(gradient).sum()[None]
 
     mesh = Mesh(np.array(devices), ("cores",))

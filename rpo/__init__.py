@@ -1,4 +1,4 @@
-"""Reparameterization Proximal Policy Optimization: policies trained through differentiable simulation.
+"""Reparameterization Proximal Policy Optimization: training through differentiable simulation.
 
 Importing the package sets two XLA options for the CPU (see `rpo.runtime`), so import it before JAX
 runs anything. `train` and `evaluate` are the whole program; `rpo.envs`, `rpo.algorithms`,

@@ -1,6 +1,6 @@
 """Settings of XLA that must be made before JAX starts its backend.
 
-Importing `rpo` calls `configure()`. Two things matter on a CPU, both measured with the physics step:
+Importing `rpo` calls `configure()`. Two things matter on a CPU, both measured with the physics:
 
 - the compiler option `xla_cpu_use_multi_output_fusion`, which is off by default and without which
   XLA recomputes shared values again and again (several times slower forward, ten times backward);
@@ -56,7 +56,7 @@ def _configure() -> list[str]:
         if f"{FUSION_OPTION}=true" in flags:
             return []
         return [
-            "JAX was started before rpo was imported, so the CPU physics runs several times slower; "
+            "JAX was started before rpo was imported: the CPU physics runs several times slower; "
             "import rpo first, or set XLA_FLAGS=" + _EXTRA + FUSION_OPTION + "=true"
         ]
     os.environ["XLA_FLAGS"] = with_fusion(flags)

@@ -54,8 +54,8 @@ def _points_wrench(
     ux, uy, uz = vadd(velocity.linear, cross(velocity.angular, place))
     load = mul(points.stiffness, -depth)
     normal = sub(load, mul(mul(points.damping, -depth), jnp.minimum(uz, 0.0)))
-    # u_t / |u_t| * min(kf |u_t|, bound) without a division by zero: at rest the first branch, kf u_t,
-    # holds, so the gradient is finite there too.
+    # u_t / |u_t| * min(kf |u_t|, bound) without a division by zero: at rest the first branch,
+    # kf u_t, holds, so the gradient is finite there too.
     inverse_speed = lax.rsqrt(jnp.maximum(mul(ux, ux) + mul(uy, uy), _TINY))
     friction = jnp.minimum(
         points.friction_stiffness, mul(mul(points.friction_coefficient, load), inverse_speed)

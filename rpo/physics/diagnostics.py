@@ -1,12 +1,11 @@
 """Poses, mass matrix, bias forces and accelerations as plain arrays, to look at and to check.
 
-These are the same functions that the step runs, with their components gathered into arrays. They are
-not meant for inner loops.
+These are the same functions that the step runs, with their components gathered into arrays. They
+are not meant for inner loops.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -36,9 +35,7 @@ def link_poses(model: Model, q: Array) -> tuple[Array, Array]:
             rotations[link] = columns[:, :, k]
     order = range(model.num_links)
     frames = joint_axis_frames(model)
-    turned = [
-        jnp.einsum("ijb,jk->ikb", rotations[k], frames[k].T.astype(q.dtype)) for k in order
-    ]
+    turned = [jnp.einsum("ijb,jk->ikb", rotations[k], frames[k].T.astype(q.dtype)) for k in order]
     return jnp.stack([positions[k] for k in order]), jnp.stack(turned)
 
 
@@ -81,12 +78,11 @@ def forward_dynamics(model: Model, q: Array, qd: Array, joint_force: Array) -> A
     """Accelerations (nv, batch) without contact, springs, damping and limits."""
     matrix = jnp.moveaxis(mass_matrix(model, q), -1, 0)
     force = (joint_force - bias_forces(model, q, qd)).T
-    return jax.numpy.linalg.solve(matrix, force[..., None])[..., 0].T
+    acceleration: Array = jnp.linalg.solve(matrix, force[..., None])[..., 0].T
+    return acceleration
 
 
-def _kinematics(
-    model: Model, q: Array
-) -> tuple[tuple[Group, ...], list[Vector], list[Pose]]:
+def _kinematics(model: Model, q: Array) -> tuple[tuple[Group, ...], list[Vector], list[Pose]]:
     """Groups, their origins in the world, and poses about those origins, as in a control step."""
     groups = groups_of(model)
     coordinates = joints.split(q, [group.coordinates for group in groups])

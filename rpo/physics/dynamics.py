@@ -1,8 +1,8 @@
 """Forces, mass matrix, its sparse factor, and the solve with its derivative.
 
-The mass matrix is a dictionary of its non-zero entries (Featherstone's branch-induced sparsity): the
-keys are pairs of degrees of freedom, the second an ancestor of the first or the first itself. It is
-factored as L^T D L, which fills nothing in.
+The mass matrix is a dictionary of its non-zero entries (Featherstone's branch-induced sparsity):
+the keys are pairs of degrees of freedom, the second an ancestor of the first or the first itself.
+It is factored as L^T D L, which fills nothing in.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ def _newton_euler(group: Group, pose: Pose, v: Motion, a: Motion) -> Wrench:
     force = scale(group.mass, acceleration)
     w = rotate_back(pose.rotation, v.angular)
     wdot = rotate_back(pose.rotation, a.angular)
-    moment = vadd(
-        symmetric_times(group.inertia, wdot), cross(w, symmetric_times(group.inertia, w))
-    )
+    moment = vadd(symmetric_times(group.inertia, wdot), cross(w, symmetric_times(group.inertia, w)))
     return Wrench(vadd(rotate(pose.rotation, moment), cross(c, force)), force)
 
 
@@ -139,9 +137,7 @@ def project_wrenches(
     return _project(groups, subspaces, total_wrench)
 
 
-def _project(
-    groups: tuple[Group, ...], subspaces: list[Motion], wrenches: list[Wrench]
-) -> Forces:
+def _project(groups: tuple[Group, ...], subspaces: list[Motion], wrenches: list[Wrench]) -> Forces:
     result: Forces = {}
     for g, group in enumerate(groups):
         components = _along_joint(group, subspaces[g], wrenches[g])
@@ -155,9 +151,7 @@ def _along_joint(group: Group, subspace: Motion, wrench: Motion) -> tuple[Scalar
     return (add(dot(subspace.angular, wrench.angular), dot(subspace.linear, wrench.linear)),)
 
 
-def mass_matrix(
-    groups: tuple[Group, ...], poses: list[Pose], subspaces: list[Motion]
-) -> Entries:
+def mass_matrix(groups: tuple[Group, ...], poses: list[Pose], subspaces: list[Motion]) -> Entries:
     """Non-zero entries of H = sum over links of S^T I S, plus the armature (composite bodies)."""
     composite = _composite_inertias(groups, poses)
     entries: Entries = {}
@@ -186,21 +180,21 @@ def _composite_inertias(groups: tuple[Group, ...], poses: list[Pose]) -> list[In
         turned = rotate_symmetric(pose.rotation, group.inertia)
         offset = point_mass_inertia(group.mass, c)
         own = tuple(add(a, b) for a, b in zip(turned, offset, strict=True))
-        result.append((group.mass, scale(group.mass, c), own))  # type: ignore[arg-type]
+        result.append((group.mass, scale(group.mass, c), own))
     for g in reversed(range(len(groups))):
         group = groups[g]
         if group.parent >= 0:
             mass, first, second = result[group.parent]
             below = result[g] if not group.summed else _sum_inertia(result[g], group)
             summed = tuple(add(a, b) for a, b in zip(second, below[2], strict=True))
-            result[group.parent] = (add(mass, below[0]), vadd(first, below[1]), summed)  # type: ignore[assignment]
+            result[group.parent] = (add(mass, below[0]), vadd(first, below[1]), summed)
     return result
 
 
 def _sum_inertia(inertia: Inertia, group: Group) -> Inertia:
     mass, first, second = inertia
     summed = tuple(sum_links(value, group.size) for value in second)
-    return (sum_links(mass, group.size), _sum_vector(first, group), summed)  # type: ignore[return-value]
+    return (sum_links(mass, group.size), _sum_vector(first, group), summed)
 
 
 def _momenta(group: Group, subspace: Motion, inertia: Inertia) -> list[Motion]:
@@ -276,11 +270,15 @@ class Solver:
         def solve(varying: Entries, factor: Entries, forces: Forces) -> Forces:
             return self._substitute({**constants, **factor}, forces)
 
-        def forward(varying: Entries, factor: Entries, forces: Forces):
+        def forward(
+            varying: Entries, factor: Entries, forces: Forces
+        ) -> tuple[Forces, tuple[Entries, Forces]]:
             x = self._substitute({**constants, **factor}, forces)
             return x, (factor, x)
 
-        def backward(residuals: tuple[Entries, Forces], cotangent: Forces):
+        def backward(
+            residuals: tuple[Entries, Forces], cotangent: Forces
+        ) -> tuple[Entries, None, Forces]:
             factor, x = residuals
             y = self._substitute({**constants, **factor}, cotangent)
             matrix = {
@@ -293,7 +291,8 @@ class Solver:
 
         keys = list(varying)
         solve.defvjp(forward, backward)
-        return solve(varying, factor, forces)
+        acceleration: Forces = solve(varying, factor, forces)
+        return acceleration
 
     def _substitute(self, lower: Entries, forces: Forces) -> Forces:
         y = dict(forces)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -16,7 +18,7 @@ Rows = tuple[tuple[int, ...], ...]
 
 def take_rows(array: Array, rows: tuple[int, ...]) -> Array:
     """Rows of a (rows, batch) array; a strided slice where possible, since XLA's gather is slow."""
-    steps = {b - a for a, b in zip(rows[:-1], rows[1:], strict=True)} or {1}
+    steps = {b - a for a, b in itertools.pairwise(rows)} or {1}
     if len(steps) == 1 and (step := steps.pop()) > 0:
         return lax.slice_in_dim(array, rows[0], rows[-1] + 1, step)
     return jnp.concatenate([lax.slice_in_dim(array, r, r + 1) for r in rows])
@@ -81,7 +83,7 @@ def integrate(
         return (add(q[0], mul(dt, new[0])),), new
     v, w = new[:3], new[3:]
     position = q[:3]
-    moved = vadd(v, cross(w, position))  # type: ignore[arg-type]
+    moved = vadd(v, cross(w, position))
     position = tuple(add(p, mul(dt, m)) for p, m in zip(position, moved, strict=True))
     return (*position, *_turn_quaternion(q[3:], w, dt)), new
 

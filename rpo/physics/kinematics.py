@@ -101,7 +101,7 @@ def motion_subspaces(groups: tuple[Group, ...], poses: list[Pose]) -> list[Motio
 def joint_motion(group: Group, subspace: Motion, velocity: Components) -> Motion:
     """S qd: the velocity that a group's joint adds to its parent's."""
     if group.kind is JointType.FREE:
-        return Motion((velocity[3], velocity[4], velocity[5]), velocity[:3])  # type: ignore[arg-type]
+        return Motion((velocity[3], velocity[4], velocity[5]), velocity[:3])
     return Motion(scale(velocity[0], subspace.angular), scale(velocity[0], subspace.linear))
 
 

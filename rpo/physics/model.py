@@ -1,7 +1,7 @@
 """A robot as static constants: tree of links, joints, inertias, contact points.
 
-Everything here is NumPy in float64 and known while tracing, so the dynamics fold zeros and ones away
-(an axis-aligned offset costs nothing at run time). Precision and batch come from the state arrays.
+Everything here is NumPy in float64 and known while tracing, so the dynamics fold zeros and ones
+away (an axis-aligned offset costs nothing at run time). Precision and batch come from the state.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class JointType(enum.IntEnum):
 class Model:
     """A kinematic tree of `L` links with `nq` coordinates, `nv` velocities and `K` contact points.
 
-    Links are ordered parents first and each has exactly one joint. The link frame has its origin at
-    the joint's anchor (for a free joint: at the body's origin). The world is z-up, the ground is the
-    plane z = 0. Lengths in m, masses in kg, angles in rad, forces in N or N m.
+    Links are ordered parents first and each has exactly one joint. The link frame has its origin
+    at the joint's anchor (for a free joint: at the body's origin). The world is z-up, the ground is
+    the plane z = 0. Lengths in m, masses in kg, angles in rad, forces in N or N m.
 
     Generalised coordinates: a free joint has position (3) and unit quaternion w, x, y, z (4) in the
     world frame; slide and hinge have one each. Generalised velocities: a free joint has the linear

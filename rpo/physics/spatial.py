@@ -1,9 +1,9 @@
 """Vector algebra on separate components, with constants folded while tracing.
 
 A `Scalar` is a Python float, a NumPy constant of shape (links, 1) or a traced array of shape
-(links, batch). Vectors are tuples of three scalars, rotations tuples of three columns. Keeping every
-component apart makes the whole step one elementwise kernel over contiguous memory; stacking them and
-indexing the stack makes XLA copy the stack into each of its users.
+(links, batch). Vectors are tuples of three scalars, rotations tuples of three columns. Keeping
+every component apart makes the whole step one elementwise kernel over contiguous memory; stacking
+them and indexing the stack makes XLA copy the stack into each of its users.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _ROUNDING = 1e-13
 def constant(values: Any) -> Scalar:
     """Constant of a group of links: a float if all links share it, else an array (links, 1)."""
     values = np.asarray(values, np.float64)
-    values = np.where(np.isclose(values, np.round(values), rtol=0, atol=_ROUNDING), np.round(values), values)
+    values = np.where(
+        np.isclose(values, np.round(values), rtol=0, atol=_ROUNDING), np.round(values), values
+    )
     if (values == values.flat[0]).all():
         return float(values.flat[0])
     return values.reshape(-1, 1)

@@ -1,10 +1,12 @@
-"""One control step: substeps of the equations of motion with a mass matrix refreshed now and then."""
+"""One control step: substeps of the equations of motion, the mass matrix refreshed now and then."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from rpo.physics import dynamics, joints, kinematics
@@ -56,6 +58,8 @@ def control_step(
     The derivative is that of this discrete map, the path through the cached mass matrix included.
 
     Args:
+        model: the robot.
+        settings: how the step is cut.
         q: coordinates (nq, batch); see `Model` for their order.
         qd: velocities (nv, batch).
         joint_force: force or torque along each joint (nv, batch); rows of a free joint are ignored.
@@ -70,7 +74,10 @@ def control_step(
     forces = joints.split(joint_force, velocity_rows)
     origins = kinematics.origins(groups, start)
     velocities = joints.split(qd, velocity_rows)
-    state: State = ([joints.about_origin(g, c) for g, c in zip(groups, start, strict=True)], velocities)
+    state: State = (
+        [joints.about_origin(g, c) for g, c in zip(groups, start, strict=True)],
+        velocities,
+    )
     interval = _make_interval(model, settings, groups, start, origins, forces)
     intervals = settings.substeps // settings.mass_matrix_interval
     if intervals == 1:
@@ -87,10 +94,17 @@ def _at_link(group: Group, q: Components, qd: Components) -> Components:
     """Velocity of the free link's own origin, from the twist about the step's origin."""
     if group.kind is not JointType.FREE:
         return qd
-    return (*vadd(qd[:3], cross(qd[3:], q[:3])), *qd[3:])  # type: ignore[arg-type]
+    return (*vadd(qd[:3], cross(qd[3:], q[:3])), *qd[3:])
 
 
-def _make_interval(model, settings, groups, start, origins, forces):
+def _make_interval(
+    model: Model,
+    settings: StepSettings,
+    groups: tuple[Group, ...],
+    start: list[Components],
+    origins: list[Vector],
+    forces: list[Components],
+) -> Callable[[State], State]:
     """The function that advances the state by the substeps that share a mass matrix."""
     dt = settings.control_dt / settings.substeps
 
@@ -123,13 +137,15 @@ def _make_interval(model, settings, groups, start, origins, forces):
     return interval
 
 
-def _broadcast(groups: tuple[Group, ...], entries: dynamics.Entries, state: State):
+def _broadcast(
+    groups: tuple[Group, ...], entries: dynamics.Entries, state: State
+) -> dynamics.Entries:
     """Give every entry its group's full shape, the one its cotangent will have."""
     batch = state[1][0][0].shape[1]
     return {
         (k, i): value
         if value.shape == (groups[k[0]].size, batch)
-        else jax.numpy.broadcast_to(value, (groups[k[0]].size, batch))
+        else jnp.broadcast_to(value, (groups[k[0]].size, batch))
         for (k, i), value in entries.items()
     }
 
@@ -152,9 +168,7 @@ def _generalised_forces(
     for g, group in enumerate(groups):
         ground = ground_wrench(group, poses[g], moving[g], origins[g][2])
         bias = wrenches[g]
-        wrenches[g] = Wrench(
-            vsub(bias.angular, ground.angular), vsub(bias.linear, ground.linear)
-        )
+        wrenches[g] = Wrench(vsub(bias.angular, ground.angular), vsub(bias.linear, ground.linear))
     needed = dynamics.project_wrenches(groups, subspaces, wrenches)
     tau: dynamics.Forces = {}
     for g, group in enumerate(groups):
@@ -166,5 +180,5 @@ def _generalised_forces(
             value = sub(applied, needed[g, c])
             assert not is_constant(value)
             shape = velocities[g][c].shape
-            tau[g, c] = value if value.shape == shape else jax.numpy.broadcast_to(value, shape)
+            tau[g, c] = value if value.shape == shape else jnp.broadcast_to(value, shape)
     return tau

@@ -1,19 +1,23 @@
 """Groups of isomorphic links, and each group's constants in frames that suit the dynamics.
 
 Links that hang in the same way (four hips, four ankles) are computed together as one array of shape
-(links, batch): the compiled program grows with the number of groups, not of links. Every link's axes
-are turned so that its joint axis is its z axis, which leaves most constants zero or one.
+(links, batch): the compiled program grows with the number of groups, not of links. Every link's
+axes are turned so that its joint axis is its z axis, which leaves most constants zero or one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from rpo.physics.model import Floats, JointType, Model
 from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant
+
+Signature = tuple[Any, ...]
+"""Kind of joint, whether there is mass, number of contact points, signatures of the children."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Group:
             never changes, all the way to the world.
         summed: whether several links hang on a single parent, so that sums over them reduce.
         offset: link origin in the parent frame; `turn`: link axes in the parent frame at zero.
-        coordinates, velocities: rows of q and qd for each component of the joint (components, links).
+        coordinates, velocities: rows of q and qd of each component of the joint, by link.
         contacts: one entry per set of points that is computed as one array.
     """
 
@@ -137,8 +141,8 @@ def _axes_with_z(z: Floats) -> Floats:
     return np.stack([x, np.cross(z, x), z], axis=1)
 
 
-def _signatures(model: Model) -> list[tuple]:
-    signatures: list[tuple] = [()] * model.num_links
+def _signatures(model: Model) -> list[Signature]:
+    signatures: list[Signature] = [()] * model.num_links
     for link in reversed(range(model.num_links)):
         children = sorted(signatures[c] for c in range(model.num_links) if model.parent[c] == link)
         points = int((model.contact_link == link).sum())
@@ -147,16 +151,16 @@ def _signatures(model: Model) -> list[tuple]:
     return signatures
 
 
-def _partition(model: Model) -> list[tuple[tuple[int, ...], tuple]]:
+def _partition(model: Model) -> list[tuple[tuple[int, ...], Signature]]:
     """Links by group, parents first; the parent of a group has one link or as many as the group."""
     signatures = _signatures(model)
-    result: list[tuple[tuple[int, ...], tuple]] = []
+    result: list[tuple[tuple[int, ...], Signature]] = []
     waiting: list[tuple[int, ...]] = [(-1,)]
     while waiting:
         parents = waiting.pop(0)
-        slots: dict[tuple, list[list[int]]] = {}
+        slots: dict[Signature, list[list[int]]] = {}
         for parent in parents:
-            seen: dict[tuple, int] = {}
+            seen: dict[Signature, int] = {}
             for link in np.flatnonzero(model.parent == parent):
                 signature = signatures[link]
                 slot = seen.get(signature, 0)
@@ -191,9 +195,7 @@ def _group(
     offsets = np.stack([o.T @ model.joint_position[k] for o, k in zip(outer, links, strict=True)])
     inertia = np.stack([frames[k].T @ model.inertia[k] @ frames[k] for k in links])
     pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-    q = tuple(
-        tuple(model.coordinate_start[k] + i for k in links) for i in range(kind.coordinates)
-    )
+    q = tuple(tuple(model.coordinate_start[k] + i for k in links) for i in range(kind.coordinates))
     v = tuple(tuple(model.velocity_start[k] + i for k in links) for i in range(kind.velocities))
     rows = list(v[0])
     return Group(
@@ -205,10 +207,8 @@ def _group(
         offset=_vector(offsets),
         turn=(_vector(fixed[:, :, 0]), _vector(fixed[:, :, 1]), _vector(fixed[:, :, 2])),
         mass=constant(model.mass[list(links)]),
-        center_of_mass=_vector(
-            np.stack([frames[k].T @ model.center_of_mass[k] for k in links])
-        ),
-        inertia=tuple(constant(inertia[:, i, j]) for i, j in pairs),  # type: ignore[arg-type]
+        center_of_mass=_vector(np.stack([frames[k].T @ model.center_of_mass[k] for k in links])),
+        inertia=tuple(constant(inertia[:, i, j]) for i, j in pairs),
         armature=tuple(constant(model.armature[list(component)]) for component in v),
         damping=constant(model.damping[rows] + model.limit_damping[rows]),
         stiffness=constant(model.stiffness[rows]),

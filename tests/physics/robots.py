@@ -16,7 +16,7 @@ def robot(
     masses: list[float] | None = None,
     **figures: float,
 ) -> Model:
-    """A robot from (type, parent, offset, axis) per link; figures apply to every joint or contact."""
+    """A robot from (type, parent, offset, axis) per link; figures hold for every joint or point."""
     links = len(joints)
     nv = sum(kind.velocities for kind, *_ in joints)
     values = {field: np.full(nv, figures.get(field, 0.0)) for field in DOF_FIELDS}

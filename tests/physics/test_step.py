@@ -83,7 +83,7 @@ def test_a_hanging_pendulum_swings_with_its_period() -> None:
     period = 2 * np.pi * np.sqrt(moment / (9.81 * 0.5))
     settings = StepSettings(control_dt=period / 100, substeps=16, mass_matrix_interval=16)
     with jax.enable_x64(True):
-        q, qd = run(model, settings, jnp.array([[1e-3]]), jnp.zeros((1, 1)), steps=100)
+        q, _ = run(model, settings, jnp.array([[1e-3]]), jnp.zeros((1, 1)), steps=100)
     assert q[0, 0] == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -152,7 +152,9 @@ def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) ->
         predicted = sum((g * d).sum(0) for g, d in zip(gradient, directions, strict=True))
 
         def central(h):
-            ahead = per_sample(*(x + h * d for x, d in zip((q, qd, force), directions, strict=True)))
+            ahead = per_sample(
+                *(x + h * d for x, d in zip((q, qd, force), directions, strict=True))
+            )
             back = per_sample(*(x - h * d for x, d in zip((q, qd, force), directions, strict=True)))
             return (ahead - back) / (2 * h)
 
