@@ -72,10 +72,14 @@ class Measurement:
 
 
 class Recording:
-    """A file of reference data and the environment that replays it."""
+    """A file of reference data and the environment that replays it.
+
+    Raises:
+        OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile: if it is no such file.
+    """
 
     def __init__(self, path: Path, dtype: type = np.float32) -> None:
-        with np.load(path) as data:
+        with path.open("rb") as file, np.load(file) as data:
             self.data = {key: data[key] for key in data.files}
         self.name = path.stem
         self.dtype = dtype
