@@ -59,3 +59,30 @@ def td_lambda(
 
     steps = (reward, next_value, terminated, truncated)
     return lax.scan(step, next_value[-1], steps, reverse=True)[1]
+
+
+def generalized_advantage(
+    reward: Steps,
+    value: Steps,
+    next_value: Steps,
+    terminated: Flags,
+    truncated: Flags,
+    discount: float,
+    decay: float,
+) -> Steps:
+    """Generalised advantage estimates (Schulman et al. 2016), cut where episodes end.
+
+    advantage[t] = delta[t] + discount * decay * advantage[t + 1] within an episode, with
+    delta[t] = reward[t] + discount * next_value[t] - value[t], the value beyond a terminated step
+    being 0. Differentiable. The value target that goes with it is advantage + value.
+    """
+
+    def step(following: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, ended = now
+        advantage = delta + discount * decay * jnp.where(ended, 0, following)
+        return advantage, advantage
+
+    delta = reward + discount * jnp.where(terminated, 0, next_value) - value
+    return lax.scan(step, jnp.zeros_like(delta[0]), (delta, terminated | truncated), reverse=True)[
+        1
+    ]

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpo.algorithms.returns import segment_return, step_discounts, td_lambda
+from rpo.algorithms.returns import (
+    generalized_advantage,
+    segment_return,
+    step_discounts,
+    td_lambda,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +95,28 @@ def test_environments_do_not_mix():
     together = td_lambda(*both, *flags, 0.5, 0.8)
     alone = td_lambda(REWARD, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 0.8)
     np.testing.assert_allclose(together[:, :1], alone)
+
+
+def test_generalized_advantage_by_hand():
+    value = column(0.5, 1.5, 2.5, 3.5, 4.5)
+    advantage = generalized_advantage(REWARD, value, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 0.8)
+    last = 5 + 0.5 * 50 - 4.5
+    truncated = 4 + 0.5 * 40 - 3.5
+    before = (3 + 0.5 * 30 - 2.5) + 0.4 * truncated
+    terminated = 2 - 1.5
+    first = (1 + 0.5 * 10 - 0.5) + 0.4 * terminated
+    np.testing.assert_allclose(advantage[:, 0], [first, terminated, before, truncated, last])
+
+
+def test_generalized_advantage_plus_value_is_the_td_lambda_target_of_consistent_values():
+    """True where next_value[t] == value[t + 1] within an episode."""
+    rng = np.random.default_rng(1)
+    reward, value = rng.normal(size=(2, 7, 3))
+    ended = jnp.asarray(rng.random((7, 3)) < 0.3)
+    terminated = ended & jnp.asarray(rng.random((7, 3)) < 0.5)
+    following = np.concatenate([value[1:], rng.normal(size=(1, 3))])
+    next_value = jnp.where(ended, rng.normal(size=(7, 3)), following)
+    flags = (terminated, ended & ~terminated)
+    target = td_lambda(reward, next_value, *flags, 0.9, 0.7)
+    advantage = generalized_advantage(reward, value, next_value, *flags, 0.9, 0.7)
+    np.testing.assert_allclose(advantage + value, target)
