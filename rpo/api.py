@@ -33,6 +33,4 @@ def train(
     **settings: Any,
 ) -> Run:
     """See `rpo.training.train`."""
-    return train_without_curve(
-        task, algorithm, callbacks=(*callbacks, draw_curve), **settings
-    )
+    return train_without_curve(task, algorithm, callbacks=(*callbacks, draw_curve), **settings)

@@ -208,7 +208,9 @@ def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]
     if task_class is not None:
         groups.append(("task_settings", task_class, task_class()))
     form = dataclasses.make_dataclass("Train", [(name, kind) for name, kind, _ in groups])
-    form.__doc__ = f"Trains a policy for {task}. Defaults are those of {algorithm}, preset {preset}."
+    form.__doc__ = (
+        f"Trains a policy for {task}. Defaults are those of {algorithm}, preset {preset}."
+    )
     return form, form(**{name: value for name, _, value in groups})
 
 
@@ -296,17 +298,20 @@ def _parse(form: Callable[..., T], arguments: list[str], program: str, default: 
     options = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            parsed: T = tyro.cli(
                 form,
                 args=arguments,
                 prog=program,
                 config=(tyro.conf.OmitArgPrefixes,),
                 **options,
             )
+            return parsed
     except SystemExit as end:
         if not end.code:
             raise
-        raise UsageError(f"{_first_paragraph(complaint.getvalue())}; see {program} --help") from None
+        raise UsageError(
+            f"{_first_paragraph(complaint.getvalue())}; see {program} --help"
+        ) from None
 
 
 def _first_paragraph(box: str) -> str:

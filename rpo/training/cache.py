@@ -27,12 +27,12 @@ def cache_directory() -> Path:
 
 
 def enable_compilation_cache() -> Path | None:
-    """Keeps compiled programs in `cache_directory()`, unless the process has chosen a place already.
+    """Keeps compiled programs in `cache_directory()`, or where the process has chosen to.
 
     Returns:
         the directory, or None if it cannot be written: then every start compiles anew.
     """
-    configured = jax.config.jax_compilation_cache_dir
+    configured = jax.config.values["jax_compilation_cache_dir"]
     directory = Path(configured) if configured else cache_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True)

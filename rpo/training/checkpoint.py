@@ -1,8 +1,8 @@
 """Checkpoints: complete or absent, and checked when they are read.
 
-A checkpoint is a directory `iteration_<number>` that orbax writes under another name and renames when it
-is complete. It holds the arrays, and their names, shapes, types and a digest of their contents.
-`last.json` names the newest one; the one before it is deleted only then.
+A checkpoint is a directory `iteration_<number>` that orbax writes under another name and renames
+when it is complete. It holds the arrays, and their names, shapes, types and a digest of their
+contents. `last.json` names the newest one; the one before it is deleted only then.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def save_checkpoint(directory: Path, state: Any, facts: dict[str, Any]) -> Path:
     import orbax.checkpoint as ocp
 
     arrays = named_arrays(state)
-    facts = facts | {"arrays": describe(arrays), "digest": digest(arrays)}
+    facts = facts | {"arrays": describe(state), "digest": digest(arrays)}
     path = (directory / f"iteration_{facts['iteration']:08d}").absolute()
     directory.mkdir(parents=True, exist_ok=True)
     _remove_remains(directory)
@@ -102,7 +102,7 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
     """
     import orbax.checkpoint as ocp
 
-    expected = describe(named_arrays(like))
+    expected = describe(like)
     try:
         with _checkpointer() as checkpointer:
             read = checkpointer.restore(
@@ -110,9 +110,7 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
             )
             facts: dict[str, Any] = read["facts"]
             _require_same_arrays(path, facts["arrays"], expected)
-            template = {
-                name: np.zeros(shape, dtype) for name, (dtype, shape) in expected.items()
-            }
+            template = {name: np.zeros(shape, dtype) for name, (dtype, shape) in expected.items()}
             read = checkpointer.restore(
                 path.absolute(), args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
             )
@@ -125,24 +123,20 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
         ) from error
     if digest(arrays) != facts["digest"]:
         raise CheckpointError(f"checkpoint {path} is damaged: its contents do not match its digest")
-    leaves = [arrays[name] for name in named_arrays(like)]
+    leaves = [arrays[name] for name in expected]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), facts
 
 
 def named_arrays(tree: Any) -> Arrays:
     """Leaves of a pytree by the path that leads to them, in the order of the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        if isinstance(leaf, jax.ShapeDtypeStruct)
-        else np.asarray(leaf)
-        for path, leaf in leaves
-    }
+    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def describe(arrays: Arrays) -> dict[str, list[Any]]:
-    """Type and shape by name, ready for JSON."""
-    return {name: [str(x.dtype), list(x.shape)] for name, x in arrays.items()}
+def describe(tree: Any) -> dict[str, list[Any]]:
+    """Type and shape of each leaf by name, ready for JSON; the leaves may be mere shapes."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_name(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
 
 
 def digest(arrays: Arrays) -> str:
@@ -152,6 +146,10 @@ def digest(arrays: Arrays) -> str:
         total.update(name.encode())
         total.update(np.ascontiguousarray(arrays[name]).data)
     return total.hexdigest()
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _require_same_arrays(

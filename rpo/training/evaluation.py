@@ -73,7 +73,7 @@ class Evaluation:
 
     @property
     def std(self) -> float:
-        """Standard deviation over seeds of the mean return (over episodes, if there is one seed)."""
+        """Standard deviation of the mean return over seeds (of one seed: over episodes)."""
         per_seed = self.returns.mean(axis=1)
         return float(per_seed.std() if len(per_seed) > 1 else self.returns.std())
 
@@ -194,9 +194,7 @@ def load_policies(
     resolved = run.resolved(env)
     state, _ = restore_checkpoint(path, Program(resolved).shapes())
     actors = (
-        state.best
-        if checkpoint == "best"
-        else Actor(state.train.policy, state.train.normalizer)
+        state.best if checkpoint == "best" else Actor(state.train.policy, state.train.normalizer)
     )
     return [
         Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env)

@@ -167,9 +167,9 @@ class _Training:
     def disk_trouble(self, error: OSError) -> str:
         """What to tell about a file that could not be written, in one line."""
         return (
-            f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); the checkpoint of "
-            f"iteration {self.saved_iteration or 0} is intact: make room, then continue with "
-            f"rpo train --resume {self.run.path}"
+            f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); "
+            f"the checkpoint of iteration {self.saved_iteration or 0} is intact: make room, "
+            f"then continue with rpo train --resume {self.run.path}"
         )
 
     def _start(self) -> list[Progressing]:
@@ -253,9 +253,7 @@ class _Training:
             for k in range(len(self.program.seeds))
         ]
         for deterministic in (False, True):
-            evaluation = evaluate_policies(
-                policies, episodes=episodes, deterministic=deterministic
-            )
+            evaluation = evaluate_policies(policies, episodes=episodes, deterministic=deterministic)
             store_evaluation(self.run, evaluation, checkpoint="last", seed=0)
             self.reporter.message(str(evaluation))
         self.reporter.phase("finished")

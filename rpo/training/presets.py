@@ -1,7 +1,7 @@
-"""Settings per algorithm and task, as data. What is not listed keeps the default of its config class.
+"""Settings per algorithm and task, as data; what is not listed keeps its config class's default.
 
-`paper` holds the figures of the paper's Tables 2, 3 and 4; `fast` is tuned for wall-clock time on two
-CPU cores. `CUSTOM` serves environments that are not shipped.
+`paper` holds the figures of the paper's Tables 2, 3 and 4; `fast` is tuned for wall-clock time on
+two CPU cores. `CUSTOM` serves environments that are not shipped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rpo.training.errors import SettingsError
 
 Settings = dict[str, Any]
 
-_PAPER_SHARED: Settings = {  # Table 2, the column "shared", and what SHAC, SAPO and RPO have in common
+_PAPER_SHARED: Settings = {  # Table 2: what SHAC, SAPO and RPO have in common
     "horizon": 32,
     "discount": 0.99,
     "td_lambda": 0.95,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -81,7 +82,7 @@ class Program:
     def compile(self, lanes: list[Progressing]) -> None:
         """Compiles the step for states like these."""
         train = lanes[0].train
-        update = self._single_update
+        update: Callable[[TrainState], tuple[TrainState, Metrics]] = self._single_update
         if self.mesh:
             update = algorithms.sharded_update(
                 self.algorithm, self.env, train, self.mesh, seeds=self.mapped
@@ -96,9 +97,7 @@ class Program:
 
         self._compiled = jax.jit(step, donate_argnums=0).lower(lanes[0]).compile()
 
-    def update(
-        self, lanes: list[Progressing]
-    ) -> tuple[list[Progressing], dict[str, np.ndarray]]:
+    def update(self, lanes: list[Progressing]) -> tuple[list[Progressing], dict[str, np.ndarray]]:
         """One iteration of every seed; the given states are used up.
 
         Returns:

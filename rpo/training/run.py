@@ -1,11 +1,11 @@
 """The run directory: everything about a run, in files whose names explain themselves.
 
-    config.json       every setting, seeds, and per session its command, date, versions, git, hardware
-    metrics.csv       one row per iteration and seed
-    tensorboard/      the same as TensorBoard events
-    checkpoints/      `last.json` names the newest complete one
-    evaluation.json   returns of full episodes
-    curve.png         return over steps and over seconds
+config.json       every setting, seeds, and per session its command, date, versions, git, hardware
+metrics.csv       one row per iteration and seed
+tensorboard/      the same as TensorBoard events
+checkpoints/      `last.json` names the newest complete one
+evaluation.json   returns of full episodes
+curve.png         return over steps and over seconds
 """
 
 from __future__ import annotations

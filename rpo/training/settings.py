@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,4 +199,5 @@ def _env_from_file(file: str, name: str) -> Env:
     env_class = getattr(module, name, None)
     if not (isinstance(env_class, type) and issubclass(env_class, Env)):
         raise SettingsError(f"{file} defines no environment class {name}")
-    return env_class()
+    build: Callable[[], Env] = env_class
+    return build()
