@@ -79,7 +79,7 @@ class Optimizer:
         Returns:
             new parameters, new state, and the gradient's norm before clipping.
         """
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, adam = self._transformation.update(gradient, state.adam, parameters)
         applied = jax.tree.map(lambda p, u: p - learning_rate * u, parameters, updates)
         finite = jnp.isfinite(norm)
