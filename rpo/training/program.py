@@ -172,12 +172,15 @@ def _keep_best(
     return Progressing(train, best, jnp.where(better, score, old.best_return))
 
 
-def _mesh(devices: int, num_envs: int) -> Mesh | None:
-    if devices == 1:
+def _mesh(devices: int | None, num_envs: int) -> Mesh | None:
+    if devices is None or devices == 1:
         return None
     available = jax.devices()
     if devices > len(available):
-        raise SettingsError(f"devices is {devices}, but JAX sees only {len(available)}")
+        raise SettingsError(
+            f"devices is {devices}, but JAX sees only {len(available)} "
+            "(on a CPU, RPO_CPU_DEVICES sets how many there are)"
+        )
     if num_envs % devices:
         raise SettingsError(f"num_envs is {num_envs}, must be a multiple of devices = {devices}")
     return Mesh(np.array(available[:devices]), (AXIS,))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rpo import algorithms, envs
 from rpo.envs.base import Env
 from rpo.training.errors import SettingsError
@@ -23,7 +25,8 @@ class RunSettings:
     Args:
         seed: of the first training.
         seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
-        devices: the environments of one training are split over this many devices.
+        devices: the environments of one training are split over this many devices; None takes one
+            accelerator, or as many CPU cores as divide them.
         checkpoint_interval: seconds between two checkpoints; 0 means every iteration.
         evaluation_episodes: episodes per seed of the evaluation after training; 0 means none.
 
@@ -33,14 +36,15 @@ class RunSettings:
 
     seed: int = 0
     seeds: int = 1
-    devices: int = 1
+    devices: int | None = None
     checkpoint_interval: float = 60.0
     evaluation_episodes: int = 128
 
     def __post_init__(self) -> None:
         for name, low in (("seeds", 1), ("devices", 1), ("evaluation_episodes", 0)):
-            if getattr(self, name) < low:
-                raise SettingsError(f"{name} is {getattr(self, name)}, must be at least {low}")
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise SettingsError(f"{name} is {value}, must be at least {low}")
         if not 0 <= self.seed < 2**31 - self.seeds:
             raise SettingsError(f"seed is {self.seed}, must lie between 0 and 2^31 - 1")
         if not self.checkpoint_interval >= 0:
@@ -98,6 +102,9 @@ def resolve(
         mine = _sort(dict(settings or {}), config_class, task_class, name, algorithm)
         config = config_class(**(base | mine["algorithm"]))
         run_settings = RunSettings(**mine["run"])
+        if run_settings.devices is None:
+            devices = default_devices(config.num_envs)
+            run_settings = dataclasses.replace(run_settings, devices=devices)
         task_settings = dataclasses.asdict(task_class(**mine["task"])) if task_class else {}
         env = make_env(task, task_settings)
     except SettingsError:
@@ -105,6 +112,16 @@ def resolve(
     except (ValueError, TypeError) as error:
         raise SettingsError(one_line(error)) from error
     return Resolved(name, algorithm, preset, config, task_settings, run_settings, env)
+
+
+def default_devices(num_envs: int) -> int:
+    """One accelerator, or the largest number of CPU devices that divides the environments.
+
+    `rpo.runtime` makes one CPU device per core, because the physics kernels run on one core each.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    return max(n for n in range(1, len(jax.devices()) + 1) if num_envs % n == 0)
 
 
 def task_settings_class(task: str | Env) -> type[Any] | None:
