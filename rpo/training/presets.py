@@ -58,7 +58,18 @@ _PAPER_RPO_TASK: dict[str, Settings] = {  # Table 4
     "humanoid": {"entropy_coefficient": 0.5, "kl_coefficient": 0.5},
 }
 
-_FAST_SHARED: Settings = {"actor_hidden_sizes": (128, 128), "critic_hidden_sizes": (128, 128)}
+_FAST_SHARED: Settings = {  # on a CPU the learner costs more than the physics: make it small
+    "actor_hidden_sizes": (128, 64, 64),
+    "critic_hidden_sizes": (128, 64, 64),
+    "critic_passes": 4,
+}
+
+_FAST_ALGORITHM: dict[str, Settings] = {"rpo": {"actor_learning_rate": 1e-3}}
+
+_FAST_TASK: dict[str, Settings] = {
+    "hopper": {"num_envs": 256, "total_steps": 5_000_000},
+    "ant": {"total_steps": 5_000_000},
+}
 
 
 def _paper(algorithm: str, task: str) -> Settings:
@@ -66,10 +77,15 @@ def _paper(algorithm: str, task: str) -> Settings:
     return _PAPER_SHARED | _PAPER_ALGORITHM[algorithm] | _PAPER_TASK[task] | own
 
 
+def _fast(algorithm: str, task: str) -> Settings:
+    own = _FAST_ALGORITHM.get(algorithm, {}) | _FAST_TASK.get(task, {})
+    return _paper(algorithm, task) | _FAST_SHARED | own
+
+
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
     algorithm: {
         task: {
-            "fast": _paper(algorithm, task) | _FAST_SHARED,
+            "fast": _fast(algorithm, task),
             "paper": _paper(algorithm, task),
         }
         for task in _PAPER_TASK
