@@ -104,11 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit status: 0 all well, 1 failed, 2 not understood, 130 interrupted.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):  # at once: what follows loads JAX's world
+        print(USAGE)
+        return 0 if words else 2
     from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
 
     warnings.showwarning = _show_warning
     try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        return _dispatch(words)
     except (UsageError, SettingsError) as error:
         return _fail(error, 2)
     except (RunError, TrainingError) as error:
@@ -138,9 +142,6 @@ def _dispatch(arguments: list[str]) -> int:
         "algorithms": _algorithms,
         "check-gradients": _check_gradients,
     }
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE)
-        return 0 if arguments else 2
     if arguments[0] == "--version":
         print(rpo.__version__)
         return 0

@@ -7,7 +7,6 @@ contents. `last.json` names the newest one; the one before it is deleted only th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -50,6 +49,7 @@ def save_checkpoint(directory: Path, state: Any, facts: dict[str, Any]) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _remove_remains(directory)
     try:
+        _require_room(directory, sum(array.nbytes for array in arrays.values()))
         with _checkpointer() as checkpointer:
             checkpointer.save(
                 path,
@@ -61,7 +61,9 @@ def save_checkpoint(directory: Path, state: Any, facts: dict[str, Any]) -> Path:
         write_json(directory / "last.json", {"checkpoint": path.name})
     except Exception as error:
         _remove_remains(directory)
-        # Tensorstore reports a full disk as an error of its own kind.
+        if isinstance(error, OSError):
+            raise
+        # Tensorstore reports what the system refused as errors of its own kind.
         raise OSError(f"cannot write {path.name}: {_first_line(error)}") from error
     for other in directory.iterdir():
         if _NAME.fullmatch(other.name) and other.name != path.name:
@@ -173,11 +175,23 @@ def _shape(described: list[Any]) -> str:
     return f"{described[0]}{described[1]}"
 
 
+def _require_room(directory: Path, size: int) -> None:
+    """Fails now where orbax would fail in the middle, in several threads that each say so."""
+    file = directory / "iteration_room"
+    try:
+        with file.open("wb") as reserved:
+            reserved.write(bytes(size + 65536))
+    finally:
+        file.unlink(missing_ok=True)
+
+
 def _remove_remains(directory: Path) -> None:
     """Deletes what a killed or failed save has left."""
     for path in directory.glob("iteration_*"):
         if not _NAME.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
+            if path.is_file():
+                path.unlink()
 
 
 def _first_line(error: BaseException) -> str:
@@ -188,7 +202,6 @@ def _first_line(error: BaseException) -> str:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    with contextlib.suppress(AttributeError):
-        logging.getLogger("orbax").setLevel(logging.ERROR)
+    # Orbax logs what it also raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler())

@@ -118,54 +118,49 @@ def evaluate_policy(
         raise SettingsError(f"episodes is {episodes}, must be at least 1")
     start_key, noise_key = jax.random.split(jax.random.key(seed), 2)
     env = policy.env
-    start = functools.partial(start_environments, env, num_envs=episodes)
-    carry = _Carry(jax.jit(start)(start_key), jnp.ones(episodes, bool))
-    advance = _compiled_episodes(env)
+    noise = jax.random.key_data(noise_key)
+    without_noise = jnp.asarray(deterministic)
+    carry = _Carry(_start(env, start_key, episodes), jnp.ones(episodes, bool))
     for first in range(0, env.spec.episode_length, STEPS_PER_CALL):
-        keys = jax.random.key_data(noise_key)
-        carry, running = advance(policy.actor, carry, keys, first, deterministic)
-        if not running:
+        carry = _advance(env, policy.actor, carry, noise, jnp.asarray(first), without_noise)
+        if not carry.running.any():
             break
     returns, lengths = jax.device_get(
         (carry.environments.episode_return, carry.environments.episode_length)
     )
-    return Evaluation(returns[None], lengths[None], deterministic)
+    return Evaluation(returns[None].astype(float), lengths[None], deterministic)
 
 
-@functools.lru_cache(maxsize=4)
-def _compiled_episodes(env: Env) -> Any:
-    """A compiled function that takes `STEPS_PER_CALL` steps; kept, for seeds and modes share it."""
+@eqx.filter_jit
+def _start(env: Env, key: Array, episodes: int) -> Environments:
+    return start_environments(env, key, episodes)
 
-    def step(
-        actor: Actor, key: Array, deterministic: Array, carry: _Carry, number: Array
-    ) -> tuple[_Carry, None]:
+
+@eqx.filter_jit
+def _advance(
+    env: Env, actor: Actor, carry: _Carry, key: Array, first: Array, deterministic: Array
+) -> _Carry:
+    """Takes `STEPS_PER_CALL` steps; compiled once for all seeds and both ways to act."""
+    act = jax.vmap(functools.partial(policy_action, actor.policy, actor.normalizer))
+
+    def step(carry: _Carry, number: Array) -> tuple[_Carry, None]:
         environments = carry.environments
         observation = environments.state.observation
-        noisy = jax.vmap(functools.partial(policy_action, actor.policy, actor.normalizer))(
-            observation,
-            environment_keys(jax.random.fold_in(key, number), jnp.arange(len(observation))),
-        )
+        step_key = jax.random.fold_in(key, number)
+        noisy = act(observation, environment_keys(step_key, jnp.arange(len(observation))))
         quiet = policy_action(actor.policy, actor.normalizer, observation, None)
-        action = jnp.where(deterministic, quiet, noisy)
-        state, transition = env.step(environments.state, action)
+        state, transition = env.step(environments.state, jnp.where(deterministic, quiet, noisy))
         counted = carry.running & (number < env.spec.episode_length)
+        reward = jnp.where(counted, transition.reward, 0)
         following = Environments(
             state=state,
-            episode_return=environments.episode_return
-            + jnp.where(counted, transition.reward, 0).astype(environments.episode_return.dtype),
+            episode_return=environments.episode_return + reward,
             episode_length=environments.episode_length + counted,
         )
         return _Carry(following, counted & ~(transition.terminated | transition.truncated)), None
 
-    def advance(
-        actor: Actor, carry: _Carry, key: Array, first: Array, deterministic: Array
-    ) -> tuple[_Carry, Array]:
-        numbers = first + jnp.arange(STEPS_PER_CALL)
-        body = functools.partial(step, actor, key, deterministic)
-        carry, _ = lax.scan(body, carry, numbers)
-        return carry, carry.running.any()
-
-    return jax.jit(advance, donate_argnums=1)
+    carry, _ = lax.scan(step, carry, first + jnp.arange(STEPS_PER_CALL))
+    return carry
 
 
 def load_policies(
@@ -192,7 +187,9 @@ def load_policies(
     if path is None:
         raise CheckpointError(f"{run.path} holds no checkpoint yet")
     resolved = run.resolved(env)
-    state, _ = restore_checkpoint(path, Program(resolved).shapes())
+    one_device = dataclasses.replace(resolved.run_settings, devices=1)  # whatever it was trained on
+    program = Program(dataclasses.replace(resolved, run_settings=one_device))
+    state, _ = restore_checkpoint(path, program.shapes())
     actors = (
         state.best if checkpoint == "best" else Actor(state.train.policy, state.train.normalizer)
     )

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 
@@ -31,11 +32,12 @@ class Status:
     seconds_left: float
     episode_return: float
 
-    def text(self) -> str:
-        """One line without the bar."""
+    def text(self, *, of_total: bool = True) -> str:
+        """One line; without the total it leaves room for a bar on 80 columns."""
         share = 100 * self.env_steps / self.total_steps
+        total = f" of {self.total_steps:,}" if of_total else ""
         return (
-            f"{self.env_steps:,} of {self.total_steps:,} steps ({share:.1f} %), "
+            f"{self.env_steps:,}{total} steps ({share:.1f} %), "
             f"{self.steps_per_second:,.0f} steps/s, {duration(self.seconds_left)} left, "
             f"return {format_return(self.episode_return)}"
         )
@@ -113,7 +115,7 @@ class TerminalReporter:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            _Figures(),
+            _Figures(table_column=Column(no_wrap=True)),
             console=console,
             expand=True,
             refresh_per_second=4,
@@ -135,7 +137,7 @@ class TerminalReporter:
             self._task,
             completed=status.env_steps,
             total=status.total_steps,
-            figures=status.text(),
+            figures=status.text(of_total=False),
         )
 
     def close(self) -> None:

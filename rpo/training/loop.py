@@ -166,10 +166,12 @@ class _Training:
 
     def disk_trouble(self, error: OSError) -> str:
         """What to tell about a file that could not be written, in one line."""
+        saved = "no checkpoint had been written yet"
+        if self.saved_iteration is not None:
+            saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
         return (
-            f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); "
-            f"the checkpoint of iteration {self.saved_iteration or 0} is intact: make room, "
-            f"then continue with rpo train --resume {self.run.path}"
+            f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); {saved}: "
+            f"make room, then continue with rpo train --resume {self.run.path}"
         )
 
     def _start(self) -> list[Progressing]:

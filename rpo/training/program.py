@@ -163,7 +163,8 @@ def _keep_best(
 ) -> Progressing:
     full = train.episodes.count >= train.episodes.returns.shape[0]
     score = jnp.where(full, episode_return, -jnp.inf).astype(old.best_return.dtype)
-    better = score >= old.best_return
+    # Strictly: while no episode ends, nothing is known about a newer policy.
+    better = (score > old.best_return) | ~full
     best = jax.tree.map(
         lambda new, kept: jnp.where(better, new, kept),
         Actor(train.policy, train.normalizer),

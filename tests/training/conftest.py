@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rpo
+from rpo.training import Run
+from tests.training.fakes import PENDULUM, TINY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps compiled programs for this session only, also those of child processes."""
+    directory = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def train_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Trains a pendulum for a moment in a new directory."""
+
+    def train(task: Any = PENDULUM, algorithm: str = "rpo", **settings: Any) -> Run:
+        settings = TINY | {"verbose": False} | settings
+        if algorithm != "rpo":
+            settings.pop("actor_epochs")
+        settings.setdefault("run_dir", tmp_path_factory.mktemp("run") / "run")
+        return rpo.train(task, algorithm, **settings)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def finished_run(train_tiny: Callable[..., Run]) -> Run:
+    """A complete run of two seeds that nobody may change."""
+    return train_tiny(seeds=2, evaluation_episodes=4)

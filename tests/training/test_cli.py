@@ -1,0 +1,170 @@
+"""The command `rpo`."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rpo import cli
+from rpo.training import Run, TrainingError
+from rpo.training.logging import PlainReporter, Status, TerminalReporter, duration
+from tests.training.fakes import PENDULUM, TINY, as_flags
+
+
+def test_training_into_a_pipe_prints_plain_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    flags = as_flags(TINY | {"evaluation_episodes": 2})
+    assert cli.main(["train", PENDULUM, "--run-dir", str(path), *flags]) == 0
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert "\r" not in output
+    lines = output.splitlines()
+    assert lines[0] == f"run directory: {path}"
+    assert "compiling the training step" in lines
+    progress = [line for line in lines if "steps/s" in line]
+    assert re.fullmatch(
+        r"1,920 of 1,920 steps \(100.0 %\), [\d,]+ steps/s, 0:00 left, return -[\d.,]+",
+        progress[-1],
+    )
+    assert any(line.startswith("deterministic return -") for line in lines)
+    assert Run.load(path).evaluation() is not None
+
+
+def test_other_commands(finished_run: Run, tmp_path: Path, capsys) -> None:
+    assert cli.main(["evaluate", str(finished_run.path), "--episodes", "4"]) == 0
+    assert capsys.readouterr().out.startswith("stochastic return -")
+    picture = tmp_path / "curves.png"
+    assert cli.main(["plot", str(finished_run.path), "--output", str(picture)]) == 0
+    assert picture.stat().st_size > 1000
+    assert cli.main(["tasks"]) == 0
+    output = capsys.readouterr().out
+    for task in ("hopper", "ant", "anymal", "humanoid"):
+        assert f"{task}: " in output
+    assert cli.main(["algorithms"]) == 0
+    output = capsys.readouterr().out
+    assert "Reparameterization Proximal Policy Optimization" in output
+    assert cli.main(["check-gradients", PENDULUM, "--samples", "4"]) == 0
+    assert "cosine" in capsys.readouterr().out
+    assert cli.main(["--help"]) == 0
+    assert cli.main(["--version"]) == 0
+
+
+def test_help_shows_every_setting_with_the_presets_value(capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "hopper", "--algorithm", "sapo", "--preset", "paper", "--help"])
+    assert not end.value.code
+    text = " ".join(re.sub("[│─╭╮╰╯]", " ", capsys.readouterr().out).split())
+    assert re.search(r"--num-envs INT [^-]*\(default: 1024\)", text)
+    assert re.search(r"--initial-temperature FLOAT [^-]*\(default: 1\.0\)", text)
+    assert "--observe-last-action" in text
+    assert "--seeds" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ("nothing", 2, "unknown command 'nothing'; known: train, evaluate"),
+        ("train", 2, "name a task"),
+        ("train nothing", 2, "unknown task 'nothing'; known: hopper, ant, anymal, humanoid"),
+        ("train ant --algorithm nothing", 2, "unknown algorithm 'nothing'"),
+        ("train ant --preset nothing", 2, "unknown preset 'nothing'"),
+        ("train ant --num-env 3", 2, "unknown setting --num-env (did you mean --num-envs?)"),
+        ("train ant --num-envs", 2, "--num-envs"),
+        ("train ant --num-envs x", 2, "invalid literal for int() with base 10: 'x'"),
+        ("train ant --num-envs 0", 2, "num_envs is 0, must be at least 1"),
+        ("train ant --discount 2", 2, "discount is 2.0"),
+        ("train ant --inertia odd", 2, "odd"),
+        ("train ant --seeds 0", 2, "seeds is 0"),
+        ("train ant --devices 99", 2, "devices is 99, but JAX sees only"),
+        ("train ant --preset", 2, "--preset needs a value"),
+        ("train ant more", 2, "more"),
+        ("train ant --run-dir /dev/null/run", 1, "/dev/null/run: Not a directory"),
+        ("train --resume /dev/null", 1, "cannot be read"),
+        ("train --resume runs/nothing", 1, "not a run directory"),
+        ("train --resume RUN --horizon 3", 2, "a resumed run keeps its settings"),
+        ("evaluate", 2, "run"),
+        ("evaluate runs/nothing", 1, "not a run directory"),
+        ("evaluate RUN --episodes 0", 2, "episodes is 0"),
+        ("plot", 2, "name at least one run"),
+        ("plot RUN --output curves.nothing", 1, "no image suffix"),
+        ("plot RUN --output /dev/null/a.png", 1, "/dev/null/a.png: Not a directory"),
+        ("check-gradients nothing", 2, "unknown task 'nothing'"),
+        ("tasks more", 2, "more"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    arguments: str, status: int, message: str, finished_run: Run, capsys
+) -> None:
+    words = [str(finished_run.path) if word == "RUN" else word for word in arguments.split()]
+    assert cli.main(words) == status
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert captured.out == ""
+
+
+def test_failed_training_ends_in_one_line(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TrainingError("the cause")
+
+    monkeypatch.setattr("rpo.training.loop._require_finite_updates", fail)
+    flags = as_flags(TINY)
+    assert cli.main(["train", PENDULUM, "--run-dir", str(tmp_path / "run"), *flags]) == 1
+    assert capsys.readouterr().err == "error: the cause\n"
+
+
+def test_help_needs_no_backend() -> None:
+    """`rpo --help` must be quick: nothing heavy is imported for it."""
+    code = (
+        "import sys; from rpo import cli; cli.main(['--help']); "
+        "print([m for m in ('mujoco', 'orbax', 'matplotlib', 'equinox') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+STATUS = Status(
+    env_steps=512_000,
+    total_steps=1_024_000,
+    steps_per_second=20_480.4,
+    seconds_left=25.0,
+    episode_return=1234.56,
+)
+
+
+def test_terminal_shows_progress_and_what_is_being_done() -> None:
+    stream = io.StringIO()
+    reporter = TerminalReporter(Console(file=stream, force_terminal=True, width=80))
+    reporter.phase("compiling the training step")
+    reporter.message("kept on the screen")
+    reporter._progress.refresh()
+    reporter.phase("training")
+    reporter.status(STATUS)
+    reporter.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    assert "compiling the training step" in text
+    assert "kept on the screen" in text
+    assert "512,000 steps (50.0 %), 20,480 steps/s, 0:25 left, return 1,234.6" in text
+
+
+def test_plain_lines_are_few() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, interval=1000.0)
+    for _ in range(5):
+        reporter.status(STATUS)
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (5, 125, 3725, float("nan"))] == ["0:05", "2:05", "1:02:05", "-"]

@@ -1,0 +1,102 @@
+"""The preset `paper` against the paper's tables, and `fast` as a valid start."""
+
+from __future__ import annotations
+
+import pytest
+
+from rpo import algorithms, envs
+from rpo.training import SettingsError
+from rpo.training.presets import PRESETS
+from rpo.training.settings import default_devices, resolve
+
+SHARED = {  # Table 2
+    "horizon": 32,
+    "critic_passes": 16,
+    "discount": 0.99,
+    "td_lambda": 0.95,
+    "actor_hidden_sizes": (400, 200, 100),
+    "critic_hidden_sizes": (400, 200, 100),
+    "critic_learning_rate": 5e-4,
+    "betas": (0.7, 0.95),
+    "max_gradient_norm": 0.5,
+    "num_critics": 2,
+}
+OWN = {  # Table 2, by column
+    "rpo": {
+        "actor_epochs": 5,
+        "actor_learning_rate": 5e-4,
+        "actor_learning_rate_schedule": "exponential",
+        "clip_low": 0.8,
+        "clip_high": 1.0,
+    },
+    "shac": {"actor_learning_rate": 2e-3, "actor_learning_rate_schedule": "linear"},
+    "sapo": {
+        "actor_learning_rate": 2e-3,
+        "actor_learning_rate_schedule": "linear",
+        "temperature_learning_rate": 5e-3,
+        "initial_temperature": 1.0,
+    },
+}
+# Table 3, the budgets, and Table 4: environments, steps, entropy and KL coefficient
+TASKS = {
+    "hopper": (1024, 20_000_000, 0.25, 0.2),
+    "ant": (128, 8_000_000, 0.2, 0.25),
+    "humanoid": (64, 10_000_000, 0.5, 0.5),
+    "anymal": (128, 10_000_000, 0.25, 0.2),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("algorithm", OWN)
+def test_paper_preset_is_the_papers(algorithm: str, task: str) -> None:
+    num_envs, total_steps, entropy, kl = TASKS[task]
+    expected = SHARED | OWN[algorithm] | {"num_envs": num_envs, "total_steps": total_steps}
+    if algorithm == "rpo":
+        expected |= {"entropy_coefficient": entropy, "kl_coefficient": kl}
+    config = algorithms.config_class(algorithm)(**PRESETS[algorithm][task]["paper"])
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_every_method_has_both_presets_for_every_task() -> None:
+    assert set(PRESETS) == set(algorithms.names())
+    for algorithm, tasks in PRESETS.items():
+        assert set(tasks) == set(envs.names())
+        for presets in tasks.values():
+            assert presets.keys() == {"fast", "paper"}
+            algorithms.config_class(algorithm)(**presets["fast"])
+
+
+def test_settings_go_to_their_owners() -> None:
+    given = {"observe_last_action": True, "kl_coefficient": 0.7, "seeds": 3, "betas": [0.5, 0.6]}
+    resolved = resolve("ant", settings=given)
+    assert resolved.task_settings["observe_last_action"] is True
+    assert resolved.config.kl_coefficient == 0.7
+    assert resolved.config.betas == (0.5, 0.6)
+    assert resolved.run_settings.seeds == 3
+    assert resolved.run_settings.devices == default_devices(resolved.config.num_envs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing",), "unknown task 'nothing'.*known: hopper, ant, anymal, humanoid"),
+        (("ant", "nothing"), "unknown algorithm 'nothing'; known: rpo"),
+        (("ant", "rpo", "nothing"), "unknown preset 'nothing' for rpo on ant; known: fast, paper"),
+        (("ant", "rpo", "fast", {"num_env": 3}), r"'num_env' \(did you mean num_envs\?\).*known: "),
+        (("ant", "shac", "fast", {"kl_coefficient": 3}), "unknown setting 'kl_coefficient'"),
+        (("ant", "rpo", "fast", {"num_envs": 0}), "num_envs is 0"),
+        (("ant", "rpo", "fast", {"discount": 1.5}), "discount is 1.5"),
+        (("ant", "rpo", "fast", {"num_envs": "many"}), "."),
+        (("ant", "rpo", "fast", {"substeps": -1}), "substeps is -1"),
+        (("ant", "rpo", "fast", {"seeds": 0}), "seeds is 0"),
+        (("ant", "rpo", "fast", {"seed": -1}), "seed is -1"),
+        (("ant", "rpo", "fast", {"devices": 0}), "devices is 0"),
+        (("ant", "rpo", "fast", {"checkpoint_interval": -1}), "checkpoint_interval is -1"),
+        (("none.py:Env",), "there is no file none.py"),
+        ((f"{__file__}:Env",), "defines no environment class Env"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments: tuple, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        resolve(*arguments)
+    assert "\n" not in str(caught.value)

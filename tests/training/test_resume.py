@@ -1,0 +1,156 @@
+"""A run that is killed and resumed equals one that was never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rpo
+from rpo.training import Run, SettingsError
+from rpo.training.checkpoint import last_checkpoint, restore_checkpoint
+from rpo.training.metrics import WALL_CLOCK_COLUMNS
+from rpo.training.program import Program
+from tests.training.fakes import ITERATIONS, PENDULUM, TINY, as_flags
+
+FLAGS = as_flags(TINY | {"checkpoint_interval": 0})
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rpo.cli", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def rows(run: Path) -> int:
+    table = run / "metrics.csv"
+    return len(table.read_bytes().splitlines()) - 1 if table.exists() else 0
+
+
+def assert_equal_runs(run: Run, reference: Run) -> None:
+    table, expected = run.metrics(), reference.metrics()
+    assert list(table) == list(expected)
+    for name in expected:
+        if name not in WALL_CLOCK_COLUMNS:
+            np.testing.assert_array_equal(table[name], expected[name], err_msg=name)
+    assert contents(run) == contents(reference)
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    path = last_checkpoint(run.checkpoints)
+    assert path is not None
+    state, facts = restore_checkpoint(path, Program(run.resolved()).shapes())
+    assert facts["iteration"] == ITERATIONS
+    import jax
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves}
+
+
+def test_killed_and_interrupted_run_equals_uninterrupted_one(tmp_path: Path, train_tiny) -> None:
+    reference = train_tiny(run_dir=tmp_path / "reference")
+    path = tmp_path / "run"
+
+    process = start(PENDULUM, "--run-dir", str(path), *FLAGS)
+    wait_for(process, lambda: rows(path) >= 3)
+    process.kill()  # in the middle of an iteration or a save
+    process.communicate()
+    assert 3 <= rows(path) < ITERATIONS
+
+    process = start("--resume", str(path))
+    wait_for(process, lambda: rows(path) >= 9)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate()
+    assert process.returncode == 130, complaint
+    assert complaint.splitlines() == [f"interrupted; resume with: rpo train --resume {path}"]
+    saved = last_checkpoint(path / "checkpoints")
+    assert saved is not None
+    assert saved.name == f"iteration_{rows(path):08d}"  # nothing is lost at Ctrl-C
+
+    process = start("--resume", str(path))
+    wait_for(process, lambda: unfinished_checkpoint(path))
+    process.kill()  # in the middle of a save
+    process.communicate()
+
+    process = start("--resume", str(path))
+    _, complaint = process.communicate()
+    assert process.returncode == 0, complaint
+    assert complaint == ""
+    assert_equal_runs(Run.load(path), reference)
+    assert len(Run.load(path).config["sessions"]) == 4
+    assert not unfinished_checkpoint(path)
+
+
+def unfinished_checkpoint(path: Path) -> bool:
+    return any("tmp" in entry.name for entry in (path / "checkpoints").glob("iteration_*"))
+
+
+def test_killed_before_the_first_checkpoint(tmp_path: Path, finished_run: Run) -> None:
+    path = tmp_path / "run"
+    flags = as_flags(TINY | {"seeds": 2, "evaluation_episodes": 4})
+    process = start(PENDULUM, "--run-dir", str(path), *flags)
+    wait_for(process, (path / "config.json").exists)
+    process.kill()
+    process.communicate()
+    rpo.train(resume=path, verbose=False)
+    assert_equal_runs(Run.load(path), finished_run)
+    assert Run.load(path).evaluation() == finished_run.evaluation()
+
+
+def test_rows_after_the_checkpoint_are_computed_again(tmp_path: Path, train_tiny) -> None:
+    reference = train_tiny()
+    path = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train_tiny(run_dir=path, checkpoint_interval=0, callbacks=[stop_at(10)])
+    with (path / "metrics.csv").open("a") as table:
+        table.write("11,0,704,1.0,2.0,3.0,")  # cut short by a kill
+    rpo.train(resume=path, verbose=False)
+    assert_equal_runs(Run.load(path), reference)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished_run: Run, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished_run.path, tmp_path / "copy")
+    rpo.train(resume=copy, total_steps=TINY["total_steps"], verbose=False)
+    assert_equal_runs(Run.load(copy), finished_run)
+    assert (copy / "metrics.csv").read_bytes() == finished_run.metrics_path.read_bytes()
+
+
+def test_a_resumed_run_keeps_its_settings(finished_run: Run) -> None:
+    with pytest.raises(SettingsError, match="start a new run"):
+        rpo.train(resume=finished_run.path, total_steps=10 * TINY["total_steps"])
+    with pytest.raises(SettingsError, match="leave out horizon"):
+        rpo.train(resume=finished_run.path, horizon=16)
+    with pytest.raises(SettingsError, match="not of ant"):
+        rpo.train("ant", resume=finished_run.path)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_at(iteration: int) -> Callable[[rpo.training.Progress], None]:
+    def callback(progress: rpo.training.Progress) -> None:
+        if progress.iteration == iteration:
+            raise StoppedError
+
+    return callback
