@@ -6,6 +6,9 @@ Importing `rpo` calls `configure()`. Two things matter on a CPU, both measured w
   XLA recomputes shared values again and again (several times slower forward, ten times backward);
 - one XLA device per core, because the physics kernels run on one core each.
 
+Both can be refused: `RPO_CPU_DEVICES=1`, and `RPO_FUSION=0` for a program on which XLA aborts with
+"symbolic_map.cc: Check failed" (seen in jaxlib 0.10.2 with scatters inside a loop).
+
 Nothing the user has set himself is changed, and a backend that already runs is left alone: then
 `configure()` returns what could not be done, in words, and training warns with them.
 """
@@ -20,6 +23,7 @@ FUSION_OPTION = "xla_cpu_use_multi_output_fusion"
 _EXTRA = "--xla_backend_extra_options="
 _COUNT = "--xla_force_host_platform_device_count"
 DEVICES_VARIABLE = "RPO_CPU_DEVICES"
+FUSION_VARIABLE = "RPO_FUSION"
 
 _problems: list[str] | None = None
 
@@ -35,7 +39,7 @@ def configure() -> tuple[str, ...]:
     """Set the compiler option and the number of CPU devices, once, before the backend starts.
 
     The environment variable `RPO_CPU_DEVICES` overrides the number of CPU devices (default: the
-    number of usable cores). `XLA_FLAGS` and `JAX_NUM_CPU_DEVICES` set by the user win.
+    number of usable cores), `RPO_FUSION=0` leaves the compiler option alone. `XLA_FLAGS` and `JAX_NUM_CPU_DEVICES` set by the user win.
 
     Returns:
         One line for each thing that could not be set; empty if all is well.
@@ -59,7 +63,8 @@ def _configure() -> list[str]:
             "JAX was started before rpo was imported: the CPU physics runs several times slower; "
             "import rpo first, or set XLA_FLAGS=" + _EXTRA + FUSION_OPTION + "=true"
         ]
-    os.environ["XLA_FLAGS"] = with_fusion(flags)
+    if os.environ.get(FUSION_VARIABLE, "1") != "0":
+        os.environ["XLA_FLAGS"] = with_fusion(flags)
     if _COUNT not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", count)
     return []

@@ -82,6 +82,11 @@ def test_a_senseless_number_of_devices_is_refused() -> None:
     assert "RPO_CPU_DEVICES must be a positive whole number" in result.stderr
 
 
+def test_the_compiler_option_can_be_refused() -> None:
+    result = python("import rpo, os; print(os.environ.get('XLA_FLAGS'))", RPO_FUSION="0")
+    assert result.stdout.strip() == "None"
+
+
 def test_a_backend_that_already_runs_is_reported_not_changed() -> None:
     code = (
         "import jax; jax.devices(); import rpo.runtime as r;"

@@ -104,7 +104,7 @@ class FirstOrderConfig:
             "max_gradient_norm",
         ):
             value = getattr(self, name)
-            require(value > 0, f"{name} is {value}, must be positive")
+            require(0 < value < float("inf"), f"{name} is {value}, must be positive and finite")
         for name in ("discount", "td_lambda"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name} is {value}, must lie in [0, 1]")
