@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from rpo.algorithms.devices import gather_environments
 from rpo.algorithms.optimizer import OptimizerState
 from rpo.envs.base import Env, EnvState
-from rpo.nets import CriticEnsemble, Normalizer, TanhGaussianPolicy
+from rpo.nets import CriticEnsemble, GaussianPolicy, Normalizer
 
 EPISODE_WINDOW = 100
 """Number of finished episodes behind the reported return and length."""
@@ -110,7 +110,7 @@ class TrainState(eqx.Module):
     """
 
     environments: Environments
-    policy: TanhGaussianPolicy
+    policy: GaussianPolicy
     critics: CriticEnsemble
     actor_optimizer: OptimizerState
     critic_optimizer: OptimizerState

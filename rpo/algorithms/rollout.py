@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from rpo.algorithms.base import Environments
 from rpo.algorithms.chunks import largest_divisor
 from rpo.envs.base import Env
-from rpo.nets import Gaussian, Normalizer, TanhGaussianPolicy
+from rpo.nets import Gaussian, GaussianPolicy, Normalizer
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Rollout(eqx.Module):
 
 def run_segment(
     env: Env,
-    policy: TanhGaussianPolicy,
+    policy: GaussianPolicy,
     normalizer: Normalizer,
     environments: Environments,
     noise: Float[Array, "2 steps envs action"],
@@ -134,7 +134,7 @@ def run_segment(
 
 def rollout_with_action_gradients(
     env: Env,
-    policy: TanhGaussianPolicy,
+    policy: GaussianPolicy,
     normalizer: Normalizer,
     environments: Environments,
     keys: UInt32[Array, "envs 2"],

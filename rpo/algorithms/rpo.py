@@ -27,7 +27,7 @@ from rpo.algorithms.devices import device_max, device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState, Schedule
 from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
-from rpo.nets import TanhGaussianPolicy
+from rpo.nets import GaussianPolicy
 
 MAX_LOG_RATIO = 60.0
 """Beyond it exp would overflow in float32; such samples are clipped to weight zero anyway."""
@@ -72,7 +72,7 @@ def clipped_weight(
     return lax.stop_gradient(jnp.where(inside, ratio, 0.0))
 
 
-Actor = tuple[TanhGaussianPolicy, OptimizerState]
+Actor = tuple[GaussianPolicy, OptimizerState]
 
 
 class RPO(FirstOrderAlgorithm):
@@ -86,9 +86,7 @@ class RPO(FirstOrderAlgorithm):
         del state
         return self.config.entropy_coefficient
 
-    def loss(
-        self, policy: TanhGaussianPolicy, batch: ActorBatch
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(self, policy: GaussianPolicy, batch: ActorBatch) -> tuple[Float[Array, ""], Metrics]:
         """Minus the objective of eq. 14, and the epoch's diagnostics."""
         config = self.config
         distribution = policy(batch.observation)
@@ -102,8 +100,8 @@ class RPO(FirstOrderAlgorithm):
         return -objective, {"kl": kl, "kept": jnp.mean(weight > 0), "ratio_max": jnp.max(ratio)}
 
     def actor_gradient(
-        self, policy: TanhGaussianPolicy, batch: ActorBatch
-    ) -> tuple[TanhGaussianPolicy, Metrics]:
+        self, policy: GaussianPolicy, batch: ActorBatch
+    ) -> tuple[GaussianPolicy, Metrics]:
         """Gradient of `loss` over all devices' samples, and the epoch's diagnostics."""
         gradient, chunks = actor_gradient(self.loss, policy, batch)
         ratio_max = device_max(chunks.pop("ratio_max").max(), self.axis)

@@ -21,7 +21,7 @@ from rpo.algorithms.devices import device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState
 from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
-from rpo.nets import TanhGaussianPolicy
+from rpo.nets import GaussianPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,11 @@ class SAPO(FirstOrderAlgorithm):
         temperature: Temperature = state.method
         return jnp.exp(temperature.log_alpha)
 
-    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> TanhGaussianPolicy:
+    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> GaussianPolicy:
         """Gradient of minus the maximum-entropy return per step."""
         coefficient = self.entropy_coefficient(state)
 
-        def loss(policy: TanhGaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
+        def loss(policy: GaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
             distribution = policy(batch.observation)
             entropy = discounted_entropy(distribution, batch)
             return -surrogate(distribution, batch) - coefficient * entropy, {}

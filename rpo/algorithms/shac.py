@@ -15,7 +15,7 @@ from rpo.algorithms.base import Metrics, TrainState
 from rpo.algorithms.devices import device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.surrogate import ActorBatch, actor_gradient, surrogate
-from rpo.nets import TanhGaussianPolicy
+from rpo.nets import GaussianPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class SHAC(FirstOrderAlgorithm):
         del state
         return 0.0
 
-    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> TanhGaussianPolicy:
+    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> GaussianPolicy:
         """Gradient of minus the mean return per step."""
 
-        def loss(policy: TanhGaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
+        def loss(policy: GaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
             return -surrogate(policy(batch.observation), batch), {}
 
         gradient, _ = actor_gradient(loss, state.policy, batch)

@@ -4,12 +4,19 @@ from rpo.nets.critic import CriticEnsemble
 from rpo.nets.distributions import Gaussian, log_tanh_slope
 from rpo.nets.mlp import MLP, LayerNorm, Linear, Trunk, parameter_count
 from rpo.nets.normalizer import Normalizer, new_normalizer
-from rpo.nets.policy import TanhGaussianPolicy, policy_action
+from rpo.nets.policy import (
+    ClippedGaussianPolicy,
+    GaussianPolicy,
+    TanhGaussianPolicy,
+    policy_action,
+)
 
 __all__ = [
     "MLP",
+    "ClippedGaussianPolicy",
     "CriticEnsemble",
     "Gaussian",
+    "GaussianPolicy",
     "LayerNorm",
     "Linear",
     "Normalizer",

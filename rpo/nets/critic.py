@@ -22,11 +22,17 @@ class CriticEnsemble(eqx.Module):
     members: tuple[MLP, ...]
 
     def __init__(
-        self, observation_size: int, hidden_sizes: Sequence[int], count: int, key: Array
+        self,
+        observation_size: int,
+        hidden_sizes: Sequence[int],
+        count: int,
+        key: Array,
+        *,
+        gain: float = 1.0,
     ) -> None:
         """Builds `count` networks, each from its own key (the other arguments as in `MLP`)."""
         self.members = tuple(
-            MLP(observation_size, hidden_sizes, 1, member_key)
+            MLP(observation_size, hidden_sizes, 1, member_key, gain=gain)
             for member_key in jax.random.split(key, count)
         )
 

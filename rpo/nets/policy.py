@@ -1,7 +1,9 @@
-"""The squashed Gaussian policy of the first-order methods."""
+"""Gaussian policies: squashed by tanh, or clipped by the environment."""
 
 from __future__ import annotations
 
+import abc
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -16,28 +18,56 @@ from rpo.nets.normalizer import Normalizer
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
-class TanhGaussianPolicy(eqx.Module):
-    """u = mean(o) + std(o) * noise, action = tanh(u); log-std depends on the state, in [-5, 2]."""
+class GaussianPolicy(eqx.Module):
+    """A network that maps normalised observations to a Gaussian over u, from which actions come."""
 
     trunk: Trunk
     mean_head: Linear
     log_std_head: Linear
 
     def __init__(
-        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        key: Array,
+        *,
+        gain: float = 1.0,
+        head_gain: float = 1.0,
     ) -> None:
-        """Orthogonal weights of gain 1 everywhere, zero biases.
+        """Orthogonal weights, zero biases.
 
         Args:
             observation_size: length of one observation.
             action_size: length of one action.
             hidden_sizes: widths of the hidden layers, at least one.
             key: a JAX random key.
+            gain: scale of the hidden layers' weights.
+            head_gain: the same for the two heads.
         """
         trunk_key, mean_key, std_key = jax.random.split(key, 3)
-        self.trunk = Trunk(observation_size, hidden_sizes, trunk_key)
-        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key)
-        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key)
+        self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, gain)
+        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, head_gain)
+        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, head_gain)
+
+    @abc.abstractmethod
+    def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
+        """Distribution of u for normalised observations."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def squash(pre_squash: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
+        """The action that the environment receives for u."""
+
+
+class TanhGaussianPolicy(GaussianPolicy):
+    """u = mean(o) + std(o) * noise, action = tanh(u); log-std depends on the state, in [-5, 2]."""
+
+    def __init__(
+        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
+    ) -> None:
+        """Orthogonal weights of gain 1 everywhere; the arguments as in `GaussianPolicy`."""
+        super().__init__(observation_size, action_size, hidden_sizes, key)
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the pre-squash action u for normalised observations."""
@@ -51,8 +81,34 @@ class TanhGaussianPolicy(eqx.Module):
         return jnp.tanh(pre_squash)
 
 
+class ClippedGaussianPolicy(GaussianPolicy):
+    """The policy of PPO: u = mean(o) + std(o) * noise is the action, which environments clip.
+
+    The mean is a tanh; the standard deviation 0.9 * sigmoid(x + 2) + 0.1 lies in [0.1, 1].
+    """
+
+    def __init__(
+        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
+    ) -> None:
+        """Gain sqrt(2) in the hidden layers, 0.01 in the heads: the mean starts near zero."""
+        super().__init__(
+            observation_size, action_size, hidden_sizes, key, gain=math.sqrt(2), head_gain=0.01
+        )
+
+    def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
+        """Distribution of the action, before environments clip it."""
+        features = self.trunk(observation)
+        std = 0.9 * jax.nn.sigmoid(self.log_std_head(features) + 2.0) + 0.1
+        return Gaussian(jnp.tanh(self.mean_head(features)), jnp.log(std))
+
+    @staticmethod
+    def squash(pre_squash: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
+        """The same: its density is that of the Gaussian, whatever the environment makes of it."""
+        return pre_squash
+
+
 def policy_action(
-    policy: TanhGaussianPolicy,
+    policy: GaussianPolicy,
     normalizer: Normalizer,
     observation: Float[Array, "*batch observation"],
     key: Array | None,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from rpo import algorithms
 from rpo.algorithms import Metrics, TrainState
-from rpo.nets import Normalizer, TanhGaussianPolicy
+from rpo.nets import GaussianPolicy, Normalizer
 from rpo.training.errors import SettingsError
 from rpo.training.settings import Resolved
 
@@ -24,7 +24,7 @@ AXIS = "devices"
 class Actor(eqx.Module):
     """What acts: a policy and the observation statistics it was trained with."""
 
-    policy: TanhGaussianPolicy
+    policy: GaussianPolicy
     normalizer: Normalizer
 
 

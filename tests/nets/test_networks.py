@@ -7,6 +7,7 @@ import pytest
 
 from rpo.nets import (
     MLP,
+    ClippedGaussianPolicy,
     CriticEnsemble,
     Linear,
     TanhGaussianPolicy,
@@ -94,6 +95,30 @@ def test_policy_action_is_the_squashed_mean_or_a_squashed_sample():
     noise = (np.arctanh(sample) - distribution.mean[0]) / distribution.std[0]
     np.testing.assert_allclose(noise.mean(0), 0, atol=0.06)
     np.testing.assert_allclose(noise.std(0), 1, atol=0.06)
+
+
+def test_the_clipped_policy_starts_near_zero_and_bounds_mean_and_std():
+    policy = ClippedGaussianPolicy(3, 2, (64, 32), jax.random.key(0))
+    observation = jax.random.normal(jax.random.key(1), (500, 3))
+    start = policy(observation)
+    # std at an input of zero: 0.9 / (1 + exp(-2)) + 0.1
+    np.testing.assert_allclose(start.std, 0.9 / (1 + np.exp(-2)) + 0.1, atol=0.01)
+    assert 0 < np.abs(start.mean).max() < 0.1
+
+    far = jax.tree.map(lambda x: 1e4 * x, policy)(observation)
+    np.testing.assert_allclose(np.abs(far.mean).max(), 1.0)
+    np.testing.assert_allclose([far.std.min(), far.std.max()], [0.1, 1.0], rtol=1e-5)
+    beyond = jnp.array([-3.0, 0.5, 2.0])
+    np.testing.assert_array_equal(policy.squash(beyond), beyond)
+
+
+def test_hidden_layers_of_the_clipped_policy_have_gain_root_two():
+    trunk = ClippedGaussianPolicy(8, 2, (8,), jax.random.key(0)).trunk
+    weight = np.asarray(trunk.linears[0].weight)
+    np.testing.assert_allclose(weight @ weight.T, 2 * np.eye(8), atol=1e-5)
+    critics = CriticEnsemble(8, (8,), 1, jax.random.key(0), gain=2.0)
+    weight = np.asarray(critics.members[0].trunk.linears[0].weight)
+    np.testing.assert_allclose(weight @ weight.T, 4 * np.eye(8), atol=1e-5)
 
 
 def test_default_precision_is_single():
