@@ -64,11 +64,13 @@ _FAST_SHARED: Settings = {  # on a CPU the learner costs more than the physics: 
     "critic_passes": 4,
 }
 
-_FAST_ALGORITHM: dict[str, Settings] = {"rpo": {"actor_learning_rate": 1e-3}}
+_FAST_ALGORITHM: dict[str, Settings] = {
+    "rpo": {"actor_learning_rate": 1e-3, "actor_learning_rate_final": 2e-4},
+}
 
 _FAST_TASK: dict[str, Settings] = {
     "hopper": {"num_envs": 256, "total_steps": 5_000_000},
-    "ant": {"total_steps": 5_000_000},
+    "ant": {"total_steps": 6_000_000},
 }
 
 
