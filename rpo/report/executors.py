@@ -1,0 +1,236 @@
+"""Where cells are trained: one after the other on this machine, or on a Ray cluster.
+
+Either way a cell is the ordinary command `rpo train`, in its run directory, and what is left of a
+cell that was killed is continued from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rpo.report.cells import Cell
+from rpo.training import SettingsError
+
+LOGS = "logs"
+"""Directory of the cells' output, below the output directory."""
+
+INTERRUPTED = 130
+"""Exit status of a training that was interrupted and has saved its state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of a cell.
+
+    Args:
+        cell: which.
+        error: one line, None if all went well.
+    """
+
+    cell: Cell
+    error: str | None = None
+
+
+class Executor(Protocol):
+    """Trains cells."""
+
+    def run(self, cells: Sequence[Cell]) -> Iterator[Result]:
+        """Trains every cell, and yields each result as it comes.
+
+        Raises:
+            KeyboardInterrupt: if interrupted, after the cells in progress have been saved.
+        """
+
+
+class LocalExecutor:
+    """One cell after the other, each in a process of its own, so that none takes others along."""
+
+    def __init__(self, logs: Path, show: bool | None = None) -> None:
+        """Prepares the executor.
+
+        Args:
+            logs: directory for the cells' output.
+            show: let cells draw on standard output; by default if it is a terminal.
+        """
+        self._logs = logs
+        self._show = sys.stdout.isatty() if show is None else show
+
+    def run(self, cells: Sequence[Cell]) -> Iterator[Result]:
+        """See `Executor`."""
+        for cell in cells:
+            yield self._train(cell)
+
+    def _train(self, cell: Cell) -> Result:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        log = self._logs / f"{cell.name}.log"
+        with log.open("ab") as output, tempfile_beside(log) as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rpo.cli", *cell.arguments()],
+                stdin=subprocess.DEVNULL,
+                stdout=None if self._show else output,
+                stderr=errors,
+                start_new_session=True,  # signals of the terminal reach it once, through us
+            )
+            interrupted = _wait(process)
+            errors.seek(0)
+            said = errors.read()
+            output.write(said)
+        if interrupted:
+            raise KeyboardInterrupt
+        if process.returncode == 0:
+            return Result(cell)
+        return Result(cell, _reason(process.returncode, said.decode(errors="replace"), log))
+
+
+@contextlib.contextmanager
+def tempfile_beside(path: Path) -> Iterator[Any]:
+    """A temporary file that is gone at the end."""
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+        yield file
+
+
+def _wait(process: subprocess.Popen[bytes]) -> bool:
+    """Waits for a training; hands SIGINT and SIGTERM on. Returns whether one came."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        process.wait()
+        return False
+
+    def hand_on(number: int, frame: Any) -> None:
+        received.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return bool(received)
+
+
+def _reason(status: int, said: str, log: Path) -> str:
+    """Why a training ended, in one line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")] or lines
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}; see {log}"
+    last = errors[-1].removeprefix("error: ") if errors else "it said nothing"
+    return f"{last} (exit status {status}, see {log})"
+
+
+class RayExecutor:
+    """All cells at once on a Ray cluster, as many as its resources allow.
+
+    The cluster is the one that `RAY_ADDRESS` names, or a new one on this machine. All its machines
+    must share the output directory. A cell whose worker dies is tried again, from its checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        cpus_per_cell: float = 1,
+        gpus_per_cell: float = 0,
+        retries: int = 3,
+    ) -> None:
+        """Connects to the cluster.
+
+        Args:
+            cpus_per_cell: cores that Ray sets aside for a cell.
+            gpus_per_cell: the same for accelerators.
+            retries: how often a cell is tried again after its worker has died.
+
+        Raises:
+            SettingsError: if Ray is not installed.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise SettingsError(
+                "--executor ray needs Ray; install the extra: pip install 'rpo-jax[ray]'"
+            ) from None
+        self._ray = ray
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False)
+        self._train = ray.remote(
+            num_cpus=cpus_per_cell,
+            num_gpus=gpus_per_cell,
+            max_retries=retries,
+            max_calls=1,  # a fresh process for each cell, which frees all memory
+        )(train_here)
+
+    def run(self, cells: Sequence[Cell]) -> Iterator[Result]:
+        """See `Executor`."""
+        ray = self._ray
+        here = os.getcwd()
+        waiting = {
+            self._train.remote(dataclasses.replace(cell, path=cell.path.absolute()), here): cell
+            for cell in cells
+        }
+        try:
+            while waiting:
+                done, _ = ray.wait(list(waiting), num_returns=1)
+                cell = waiting.pop(done[0])
+                try:
+                    error = ray.get(done[0])
+                except ray.exceptions.RayError as failure:
+                    error = f"its worker failed: {' '.join(str(failure).split())[:300]}"
+                yield Result(cell, error)
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=False)
+
+
+def train_here(cell: Cell, directory: str) -> str | None:
+    """Trains a cell in this process.
+
+    Args:
+        cell: which; it is continued if it was begun.
+        directory: to which relative paths of the task refer.
+
+    Returns:
+        one line on what went wrong, None if nothing.
+    """
+    from rpo import cli
+
+    if os.path.isdir(directory):
+        os.chdir(directory)
+    complaint = io.StringIO()
+    with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
+        status = cli.main(cell.arguments())
+    if status == 0:
+        return None
+    lines = complaint.getvalue().splitlines() or ["it said nothing"]
+    return f"{lines[-1].removeprefix('error: ')} (exit status {status})"
+
+
+def make_executor(name: str, output: Path) -> Executor:
+    """An executor by name.
+
+    Args:
+        name: "local" or "ray".
+        output: directory of everything.
+
+    Raises:
+        SettingsError: if there is no such executor, or it is not installed.
+    """
+    makers: dict[str, Callable[[], Executor]] = {
+        "local": lambda: LocalExecutor(output / LOGS),
+        "ray": RayExecutor,
+    }
+    if name not in makers:
+        raise SettingsError(f"unknown executor {name!r}; known: {', '.join(makers)}")
+    return makers[name]()

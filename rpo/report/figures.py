@@ -1,0 +1,180 @@
+"""Figures of a target: lines are means over seeds, shades one standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter
+
+from rpo.report.cells import Plan
+from rpo.report.curves import COLORS, Curve, band
+from rpo.report.targets import RETURN, Panel
+from rpo.training import Run
+
+STYLES = ("-", "--", ":")
+FORMATS = ("png", "svg")
+SMOOTHING = 0.02
+"""Share of the iterations that a smoothed point is the mean of."""
+
+Lines = dict[str, list[Curve]]
+
+
+def series(run: Run, panel: Panel) -> dict[int, Curve]:
+    """What a panel draws of a run, by seed; seeds without a finite value are left out.
+
+    Args:
+        run: with metrics.
+        panel: what to draw. Columns that the run lacks are left out of the mean; `Curve.returns`
+            holds it, and `Curve.seconds` the time per seed.
+    """
+    table = run.metrics()
+    columns = [table[name] for name in panel.columns if name in table]
+    if not columns:
+        return {}
+    values = np.stack(columns).mean(axis=0)
+    curves = {}
+    for seed in run.seeds:
+        rows = (table["seed"] == seed) & np.isfinite(values)
+        if rows.any():
+            curves[seed] = Curve(
+                table["env_steps"][rows].astype(float),
+                table["seconds"][rows] / len(run.seeds),
+                values[rows],
+            )
+    return curves
+
+
+def largest_fall(returns: Float[np.ndarray, " points"]) -> float:
+    """How far a curve fell below what it had reached before."""
+    return float((np.maximum.accumulate(returns) - returns).max())
+
+
+def smoothed(curve: Curve) -> Curve:
+    """The running mean over the iterations around each point, fewer at the ends."""
+    half = round(SMOOTHING * len(curve.returns) / 2)
+    total = np.concatenate([[0.0], np.cumsum(curve.returns)])
+    index = np.arange(len(curve.returns))
+    first, last = np.maximum(index - half, 0), np.minimum(index + half + 1, len(index))
+    return Curve(curve.steps, curve.seconds, (total[last] - total[first]) / (last - first))
+
+
+def draw(plan: Plan, finished: Mapping[str, Run], directory: Path) -> list[Path]:
+    """Draws a target's figure, one row per task and one column per panel.
+
+    Args:
+        plan: what was asked for.
+        finished: runs by the name of their cell.
+        directory: where the images go.
+
+    Returns:
+        the images, one per format; none if there is nothing to draw.
+
+    Raises:
+        OSError: if an image cannot be written.
+    """
+    tasks = [task for task in plan.tasks if any(_runs(plan, finished, task))]
+    panels = plan.target.panels
+    if not tasks or not panels:
+        return []
+    figure = Figure(figsize=(5.0 * len(panels), 3.9 * len(tasks)), layout="constrained")
+    grid = figure.subplots(len(tasks), len(panels), squeeze=False)
+    for task, row in zip(tasks, grid, strict=True):
+        runs = dict(_runs(plan, finished, task))
+        chosen = {
+            label: _chosen_seeds(run, plan.target.unstable_seeds) for label, run in runs.items()
+        }
+        for axes, panel in zip(row, panels, strict=True):
+            _draw_panel(axes, panel, runs, chosen, single=plan.target.unstable_seeds > 0)
+        name = task.rsplit(":", 1)[-1]
+        row[0].set_title(name[:1].upper() + name[1:], loc="left", fontweight="bold")
+    paths = [directory / f"figure.{suffix}" for suffix in FORMATS]
+    for path in paths:
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def _runs(plan: Plan, finished: Mapping[str, Run], task: str) -> list[tuple[str, Run]]:
+    return [
+        (cell.label, finished[cell.name])
+        for cell in plan.cells
+        if cell.task == task and cell.name in finished
+    ]
+
+
+def _chosen_seeds(run: Run, count: int) -> list[int]:
+    """All seeds, or the `count` whose return fell furthest."""
+    if not count:
+        return run.seeds
+    falls = {seed: largest_fall(curve.returns) for seed, curve in series(run, RETURN).items()}
+    return sorted(falls, key=lambda seed: -falls[seed])[:count]
+
+
+def _draw_panel(
+    axes: Axes,
+    panel: Panel,
+    runs: Mapping[str, Run],
+    chosen: Mapping[str, Sequence[int]],
+    *,
+    single: bool,
+) -> None:
+    drawn = 0
+    for k, (label, run) in enumerate(runs.items()):
+        curves = {s: c for s, c in series(run, panel).items() if s in chosen[label]}
+        if single:
+            for j, (seed, curve) in enumerate(curves.items()):
+                color = COLORS[(k * 3 + j) % len(COLORS)]
+                _draw_seed(axes, panel, curve, f"{label}, seed {seed}", color)
+        elif curves:
+            style = STYLES[k // len(COLORS) % len(STYLES)]
+            _draw_band(axes, panel, list(curves.values()), label, COLORS[k % len(COLORS)], style)
+        drawn += len(curves)
+    _label(axes, panel)
+    if drawn:
+        axes.legend(frameon=False, loc="best", fontsize="small")
+    else:
+        axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color="#5a6472")
+
+
+def _draw_band(
+    axes: Axes, panel: Panel, curves: list[Curve], label: str, color: str, style: str
+) -> None:
+    shown = [smoothed(curve) for curve in curves] if panel.smooth else curves
+    line = band(shown, panel.axis)
+    words = f"{label}, {len(curves)} seed{'s' if len(curves) > 1 else ''}"
+    axes.plot(line.x, line.mean, color=color, linestyle=style, linewidth=1.8, label=words)
+    if len(curves) > 1:
+        low, high = line.mean - line.std, line.mean + line.std
+        if panel.log:  # the shade may not reach zero
+            low = np.maximum(low, np.min([curve.returns.min() for curve in shown]))
+        axes.fill_between(line.x, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _draw_seed(axes: Axes, panel: Panel, curve: Curve, label: str, color: str) -> None:
+    x = getattr(curve, panel.axis)
+    if panel.smooth:
+        axes.plot(x, curve.returns, color=color, alpha=0.3, linewidth=0.8)
+        curve = smoothed(curve)
+    axes.plot(x, curve.returns, color=color, linewidth=1.6, label=label)
+
+
+def _label(axes: Axes, panel: Panel) -> None:
+    axes.set_ylabel(panel.title)
+    if panel.axis == "steps":
+        axes.set_xlabel("environment steps")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    else:
+        axes.set_xlabel("training time per seed (min:s)")
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda s, _: f"{round(s) // 60}:{round(s) % 60:02}")
+        )
+    if panel.log:
+        axes.set_yscale("log")
+    axes.set_xlim(left=0)
+    axes.grid(color="#e3e6e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,121 @@
+"""`rpo reproduce`: train what a target of the paper needs, then write its tables and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from rpo.report.cells import Cell, Plan, State
+from rpo.report.estimates import Measurements, describe
+from rpo.report.executors import Executor
+from rpo.training import Run, RunError, SettingsError
+from rpo.training.settings import one_line
+
+MEASURED = Path("results")
+"""Where committed evidence lies, beside the output directory."""
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a plan.
+
+    Args:
+        finished: runs of all finished cells, by cell.
+        failed: one line on every other cell.
+        page: the page that shows everything reproduced in the output directory so far.
+    """
+
+    finished: dict[str, Run]
+    failed: dict[str, str]
+    page: Path
+
+
+def dry_run(plan: Plan, say: Say = print) -> bool:
+    """Says what would be trained, how long it would take and how much disk it would need.
+
+    Args:
+        plan: what to do.
+        say: told one line at a time.
+
+    Returns:
+        whether every cell could be trained.
+    """
+    measurements = Measurements([plan.output, MEASURED])
+    cells, good = [], True
+    _announce(plan, say)
+    for cell in plan.cells:
+        try:
+            state = cell.state()
+        except (RunError, SettingsError) as error:
+            say(f"{cell.name}: cannot be trained: {error}")
+            good = False
+            continue
+        cells.append((cell, state, measurements.estimate(cell, state)))
+    for line in describe(cells):
+        say(line)
+    return good
+
+
+def reproduce(plan: Plan, executor: Executor, say: Say = print) -> Outcome:
+    """Trains what is missing of a plan, and writes its tables, figures and page.
+
+    Finished cells are skipped and interrupted ones continued; the failure of one cell is reported
+    and does not stop the others.
+
+    Args:
+        plan: what to do.
+        executor: where cells are trained.
+        say: told one line at a time.
+
+    Raises:
+        KeyboardInterrupt: if interrupted; the same plan continues.
+        OSError: if something cannot be written.
+    """
+    from rpo.report.page import write_page
+    from rpo.report.tables import write_report
+
+    _announce(plan, say)
+    failed: dict[str, str] = {}
+    pending: list[Cell] = []
+    for cell in plan.cells:
+        try:
+            state = cell.state()
+        except (RunError, SettingsError) as error:
+            failed[cell.name] = one_line(error)
+            say(f"{cell.name}: failed: {failed[cell.name]}")
+            continue
+        if state is State.FINISHED:
+            say(f"{cell.name}: finished before")
+        else:
+            say(f"{cell.name}: {'to be continued' if state is State.INTERRUPTED else 'new'}")
+            pending.append(cell)
+    for count, result in enumerate(executor.run(pending), 1):
+        trouble = result.error or _unfinished(result.cell)
+        if trouble is not None:
+            failed[result.cell.name] = trouble
+        what = "finished" if trouble is None else f"failed: {trouble}"
+        say(f"[{count} of {len(pending)}] {result.cell.name}: {what}")
+    finished = {cell.name: Run.load(cell.path) for cell in plan.cells if cell.name not in failed}
+    write_report(plan, finished, failed)
+    page = write_page(plan.output)
+    say(f"tables and figures: {plan.report}")
+    say(f"page: {page}")
+    return Outcome(finished, failed, page)
+
+
+def _announce(plan: Plan, say: Say) -> None:
+    say(f"{plan.name} ({plan.target.title}), budget {plan.budget}: {len(plan.cells)} cells")
+    for line in plan.left_out:
+        say(f"left out: {line}")
+
+
+def _unfinished(cell: Cell) -> str | None:
+    """What is wrong with a cell that is said to be finished."""
+    try:
+        state = cell.state()
+    except (RunError, SettingsError) as error:
+        return one_line(error)
+    return None if state is State.FINISHED else "the training ended without being finished"

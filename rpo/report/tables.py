@@ -1,0 +1,291 @@
+"""Tables of a target: our results beside the paper's, in Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from rpo.report.cells import Plan
+from rpo.report.statistics import Estimate, Summary, probability_of_improvement, summarize
+from rpo.training import Run, RunError
+from rpo.training.run import write_json
+
+Table = list[list[str]]
+"""Rows of cells; the first row is the heading."""
+
+UNKNOWN = "-"
+BASELINE = "RPO"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Results of one variant on one task.
+
+    Args:
+        task: name of the task.
+        label: of the variant.
+        scores: mean return of each seed's evaluation.
+        episodes: per seed.
+        summary: of the scores.
+        steps: environment steps of each seed.
+        minutes: of training per seed.
+        paper: the paper's mean and standard deviation.
+        command: that trained it.
+    """
+
+    task: str
+    label: str
+    scores: Float[np.ndarray, " seeds"]
+    episodes: int
+    summary: Summary
+    steps: int
+    minutes: float
+    paper: tuple[float, float] | None
+    command: str
+
+
+def rows_of(plan: Plan, finished: Mapping[str, Run]) -> list[Row]:
+    """Results of all finished cells, in the order of the plan.
+
+    Raises:
+        RunError: if a run's evaluation is not what it should be.
+    """
+    rows = []
+    for cell in plan.cells:
+        if cell.name not in finished:
+            continue
+        run = finished[cell.name]
+        try:
+            evaluation = (run.evaluation() or {})[plan.target.mode]
+            scores = np.array(evaluation["mean_return_per_seed"], dtype=float)
+            table = run.metrics()
+            steps, seconds = int(table["env_steps"][-1]), float(table["seconds"][-1])
+            rows.append(
+                Row(
+                    task=cell.task,
+                    label=cell.label,
+                    scores=scores,
+                    episodes=int(evaluation["episodes_per_seed"]),
+                    summary=summarize(scores[:, None]),
+                    steps=steps,
+                    minutes=seconds / len(run.seeds) / 60,
+                    paper=plan.target.paper.get(cell.task, {}).get(cell.label),
+                    command=cell.command(),
+                )
+            )
+        except (LookupError, ValueError, TypeError) as error:
+            raise RunError(f"{run.path}: results cannot be read: {error!r}") from error
+    return rows
+
+
+def comparison(plan: Plan, rows: Sequence[Row]) -> Table:
+    """Mean and standard deviation over seeds by variant and task, the paper's beside ours."""
+    with_paper = bool(plan.target.paper)
+    heading = [""]
+    for task in plan.tasks:
+        heading += [f"{_name(task)}, ours"] + [f"{_name(task)}, paper"] * with_paper
+    table = [heading]
+    found = {(row.task, row.label): row for row in rows}
+    for label in dict.fromkeys(variant.label for variant in plan.target.variants):
+        line = [label]
+        for task in plan.tasks:
+            row = found.get((task, label))
+            line.append(_plus_minus((row.summary.mean.value, row.summary.std)) if row else UNKNOWN)
+            if with_paper:
+                line.append(_plus_minus(plan.target.paper.get(task, {}).get(label)))
+        table.append(line)
+    return table
+
+
+def details(rows: Sequence[Row]) -> Table:
+    """Interquartile means, bootstrap intervals, seeds, steps and time."""
+    table = [
+        [
+            *("task", "variant", "mean (95 %)", "interquartile mean (95 %)", "std"),
+            *("seeds", "episodes", "steps", "minutes per seed"),
+        ]
+    ]
+    for row in rows:
+        summary = row.summary
+        table.append(
+            [
+                _name(row.task),
+                row.label,
+                _interval(summary.mean),
+                _interval(summary.interquartile_mean),
+                f"{summary.std:,.1f}",
+                str(summary.seeds),
+                str(row.episodes),
+                f"{row.steps:,}",
+                f"{row.minutes:,.1f}",
+            ]
+        )
+    return table
+
+
+def improvement(plan: Plan, rows: Sequence[Row]) -> Table:
+    """Over all tasks: normalised scores, and the probability that a seed of RPO beats another's.
+
+    Scores are divided by the magnitude of RPO's mean on the task. A variant is compared on the
+    tasks that both it and RPO were trained on.
+    """
+    scores: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        scores.setdefault(row.label, {})[row.task] = row.scores
+    base = scores.get(BASELINE, {})
+    table = [
+        [
+            *("variant", "tasks", "normalised mean (95 %)", "normalised interquartile mean (95 %)"),
+            f"probability that {BASELINE} is better (95 %)",
+        ]
+    ]
+    for label, by_task in scores.items():
+        tasks = [task for task in plan.tasks if task in by_task and task in base]
+        if not tasks or not all(base[task].mean() for task in tasks):
+            continue
+        own = np.stack([by_task[task] / abs(base[task].mean()) for task in tasks], axis=1)
+        other = np.stack([base[task] / abs(base[task].mean()) for task in tasks], axis=1)
+        summary = summarize(own)
+        better = "" if label == BASELINE else _interval(probability_of_improvement(other, own), 2)
+        table.append(
+            [
+                label,
+                ", ".join(map(_name, tasks)),
+                _interval(summary.mean, 3),
+                _interval(summary.interquartile_mean, 3),
+                better,
+            ]
+        )
+    return table if len(table) > 2 else []
+
+
+def orders(plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """One line per task: whether the order of the methods is the paper's."""
+    lines = []
+    for task in plan.tasks:
+        both = [row for row in rows if row.task == task and row.paper is not None]
+        if len(both) < 2:
+            continue
+        ours = sorted(both, key=lambda row: -row.summary.mean.value)
+        papers = sorted(both, key=lambda row: -(row.paper or (0.0, 0.0))[0])
+        here, there = (" > ".join(row.label for row in order) for order in (ours, papers))
+        if here == there:
+            lines.append(f"{_name(task)}: the order is the paper's: {here}")
+        else:
+            lines.append(f"{_name(task)}: the order differs: {here}; the paper's: {there}")
+    return lines
+
+
+def write_report(plan: Plan, finished: Mapping[str, Run], failed: Mapping[str, str]) -> None:
+    """Writes a target's tables and figures, and what the page needs to show them.
+
+    Args:
+        plan: what was asked for.
+        finished: runs by the name of their cell.
+        failed: one line for each other cell.
+
+    Raises:
+        RunError: if a run's results cannot be read.
+        OSError: if something cannot be written.
+    """
+    from rpo.report.figures import draw
+
+    plan.report.mkdir(parents=True, exist_ok=True)
+    rows = rows_of(plan, finished)
+    tables = {
+        f"Final return, {plan.target.mode}: mean ± std over seeds": comparison(plan, rows),
+        "Statistics": details(rows),
+        "Over all tasks": improvement(plan, rows),
+    }
+    tables = {title: table for title, table in tables.items() if len(table) > 1}
+    lines = orders(plan, rows)
+    (plan.report / "table.md").write_text(_markdown(plan, tables, lines, failed), encoding="utf-8")
+    _write_csv(plan.report / "table.csv", plan, rows)
+    figures = draw(plan, finished, plan.report)
+    facts = {
+        "target": plan.name,
+        "budget": plan.budget,
+        "title": plan.target.title,
+        "claim": plan.target.claim,
+        "note": plan.target.note,
+        "command": plan.command(),
+        "figures": [path.name for path in figures],
+        "tables": tables,
+        "orders": lines,
+        "left_out": list(plan.left_out),
+        "failed": dict(failed),
+        "cells": {cell.name: cell.command() for cell in plan.cells},
+    }
+    write_json(plan.report / "report.json", facts)
+
+
+def _markdown(
+    plan: Plan, tables: Mapping[str, Table], orders: Sequence[str], failed: Mapping[str, str]
+) -> str:
+    parts = [f"# {plan.target.title} ({plan.name}, budget {plan.budget})"]
+    parts += [f"The paper: {plan.target.claim}", plan.target.note, f"`{plan.command()}`"]
+    for title, table in tables.items():
+        parts += [f"## {title}", markdown_table(table)]
+    parts.append("\n".join(f"- {line}" for line in orders))
+    parts.append("\n".join(f"- left out: {line}" for line in plan.left_out))
+    parts.append("\n".join(f"- failed: {name}: {line}" for name, line in failed.items()))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table in Markdown, columns aligned."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+
+    def line(row: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(rows[0]), rule, *map(line, rows[1:])])
+
+
+def _write_csv(path: Path, plan: Plan, rows: Sequence[Row]) -> None:
+    columns = ["target", "budget", "task", "variant", "evaluation", "seeds", "episodes_per_seed"]
+    columns += ["env_steps", "minutes_per_seed", "mean", "std", "mean_low", "mean_high"]
+    columns += ["interquartile_mean", "interquartile_mean_low", "interquartile_mean_high"]
+    columns += ["paper_mean", "paper_std", "scores", "command"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:
+            summary = row.summary
+            figures = [row.minutes, summary.mean.value, summary.std]
+            figures += [summary.mean.low, summary.mean.high]
+            figures += dataclasses.astuple(summary.interquartile_mean)
+            texts = [f"{x:.6g}" if math.isfinite(x) else "" for x in figures]
+            paper = [f"{x:g}" for x in row.paper] if row.paper else ["", ""]
+            scores = " ".join(f"{x:.6g}" for x in row.scores)
+            writer.writerow(
+                [
+                    *(plan.name, plan.budget, _name(row.task), row.label, plan.target.mode),
+                    *(summary.seeds, row.episodes, row.steps),
+                    *(*texts, *paper, scores, row.command),
+                ]
+            )
+
+
+def _name(task: str) -> str:
+    return task.rsplit(":", 1)[-1].lower()
+
+
+def _plus_minus(figures: tuple[float, float] | None) -> str:
+    return UNKNOWN if figures is None else f"{figures[0]:,.1f} ± {figures[1]:,.1f}"
+
+
+def _interval(estimate: Estimate, digits: int = 1) -> str:
+    value = f"{estimate.value:,.{digits}f}"
+    if not math.isfinite(estimate.low):
+        return value
+    return f"{value} ({estimate.low:,.{digits}f} to {estimate.high:,.{digits}f})"
