@@ -1,0 +1,139 @@
+"""Gather finished runs into a folder small enough to commit: table, curves, where they came from.
+
+    python benchmarks/collect.py runs/ant-* --output results/ant
+
+writes `README.md` (returns of every run, mean and standard deviation over seeds, commands,
+versions, hardware, date), `curves.png` and `curves.csv` (200 points per run).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rpo.report.curves import curves_of, plot_runs
+from rpo.training import Run
+from rpo.training.errors import RunError
+
+POINTS = 200
+
+
+def returns_of(run: Run, kind: str) -> list[float]:
+    """Mean return of each seed in the run's evaluation of its last checkpoint.
+
+    Raises:
+        RunError: if the run has no such evaluation yet.
+    """
+    evaluation = (run.evaluation() or {}).get(kind)
+    if evaluation is None:
+        raise RunError(f"{run.path} has no {kind} evaluation; finish it first")
+    return [float(value) for value in evaluation["mean_return_per_seed"]]
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    """One row per seed: evaluation and how long the training took."""
+    stochastic, deterministic = (returns_of(run, k) for k in ("stochastic", "deterministic"))
+    return [
+        {
+            "run": run.path.name,
+            "key": (run.config["task"], run.config["algorithm"], run.config["preset"]),
+            "steps": int(curve.steps[-1]),
+            "minutes": float(curve.seconds[-1]) / 60,
+            "stochastic": stochastic[k],
+            "deterministic": deterministic[k],
+        }
+        for k, curve in enumerate(curves_of(run))
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown table: one line per seed, then mean and deviation of each method."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["key"]].append(row)
+    lines = [
+        "| run | steps | minutes | stochastic return | deterministic return |",
+        "|---|---|---|---|---|",
+    ]
+    for key, members in groups.items():
+        for row in members:
+            lines.append(
+                f"| {row['run']} | {row['steps']:,} | {row['minutes']:.1f} | "
+                f"{row['stochastic']:.0f} | {row['deterministic']:.0f} |"
+            )
+        minutes = np.mean([row["minutes"] for row in members])
+        spread = (
+            f"**{np.mean(values):.0f} ± {np.std(values):.0f}**"
+            for values in ([row[k] for row in members] for k in ("stochastic", "deterministic"))
+        )
+        lines.append(
+            f"| **{' '.join(key)}, {len(members)} seeds** | | **{minutes:.1f}** | "
+            + " | ".join(spread)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def origin(runs: list[Run]) -> str:
+    """Commands, and what they ran on."""
+    session = runs[0].config["sessions"][-1]
+    versions = ", ".join(f"{name} {number}" for name, number in session["versions"].items())
+    hardware = ", ".join(f"{name} {value}" for name, value in session["hardware"].items())
+    commits = {s["git"]["commit"][:12] for r in runs for s in r.config["sessions"] if s["git"]}
+    commands = [s["command"] for run in runs for s in run.config["sessions"]]
+    dates = sorted(s["date"] for run in runs for s in run.config["sessions"])
+    return "\n".join(
+        [
+            "```sh",
+            *commands,
+            "```",
+            "",
+            f"- dates: {dates[0]} to {dates[-1]}",
+            f"- versions: {versions}",
+            f"- hardware: {hardware}",
+            f"- commits: {', '.join(sorted(commits)) or 'unknown'}",
+        ]
+    )
+
+
+def write_curves(runs: list[Run], path: Path) -> None:
+    """CSV of every run's curve, thinned."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", "seed", "env_steps", "seconds", "episode_return"])
+        for run in runs:
+            for seed, curve in zip(run.seeds, curves_of(run), strict=True):
+                last = len(curve.steps) - 1
+                for k in np.unique(np.linspace(0, last, POINTS).astype(int)):
+                    point = (int(curve.steps[k]), f"{curve.seconds[k]:.1f}")
+                    writer.writerow([run.path.name, seed, *point, f"{curve.returns[k]:.1f}"])
+
+
+def main() -> None:
+    """Parse, gather, write."""
+    parser = argparse.ArgumentParser(description="Gather finished runs into a small folder.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--title", default="Training runs")
+    args = parser.parse_args()
+    try:
+        runs = [Run.load(path) for path in args.runs]
+        rows = [row for run in runs for row in rows_of(run)]
+        args.output.mkdir(parents=True, exist_ok=True)
+        plot_runs(runs, args.output / "curves.png")
+    except (RunError, OSError) as error:
+        sys.exit(f"collect: {error}")
+    write_curves(runs, args.output / "curves.csv")
+    text = f"# {args.title}\n\n![curves](curves.png)\n\n{table(rows)}\n\n{origin(runs)}\n"
+    (args.output / "README.md").write_text(text)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
