@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,9 +24,6 @@ from rpo.training import SettingsError
 
 LOGS = "logs"
 """Directory of the cells' output, below the output directory."""
-
-INTERRUPTED = 130
-"""Exit status of a training that was interrupted and has saved its state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +122,16 @@ def _wait(process: subprocess.Popen[bytes]) -> bool:
 
 def _reason(status: int, said: str, log: Path) -> str:
     """Why a training ended, in one line."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")] or lines
     if status < 0:
         return f"killed by {signal.Signals(-status).name}; see {log}"
-    last = errors[-1].removeprefix("error: ") if errors else "it said nothing"
-    return f"{last} (exit status {status}, see {log})"
+    return f"{_complaint(said)} (exit status {status}, see {log})"
+
+
+def _complaint(said: str) -> str:
+    """The line that names the error: ours, or the last of a traceback that does."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception)\b: ", line)]
+    return [*(lines or ["it said nothing"]), *named][-1].removeprefix("error: ")
 
 
 class RayExecutor:
@@ -213,8 +215,7 @@ def train_here(cell: Cell, directory: str) -> str | None:
         status = cli.main(cell.arguments())
     if status == 0:
         return None
-    lines = complaint.getvalue().splitlines() or ["it said nothing"]
-    return f"{lines[-1].removeprefix('error: ')} (exit status {status})"
+    return f"{_complaint(complaint.getvalue())} (exit status {status})"
 
 
 def make_executor(name: str, output: Path) -> Executor:

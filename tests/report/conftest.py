@@ -83,7 +83,9 @@ def write_run(
     config = cell.resolved().config
     total = config.total_iterations
     columns = columns or {}
-    lines = ["iteration,seed,env_steps,seconds,steps_per_second,episode_return," + ",".join(columns)]
+    lines = [
+        "iteration,seed,env_steps,seconds,steps_per_second,episode_return," + ",".join(columns)
+    ]
     lines[0] = lines[0].rstrip(",")
     for k in range(1, (total if iterations is None else iterations) + 1):
         for seed in run.seeds:
