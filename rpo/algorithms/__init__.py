@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rpo.algorithms.base import Algorithm, Metrics, TrainState
+from rpo.algorithms.ppo import PPO, PPOConfig
 from rpo.algorithms.rpo import RPO, RPOConfig
 from rpo.algorithms.sapo import SAPO, SAPOConfig
 from rpo.algorithms.shac import SHAC, SHACConfig
@@ -15,6 +16,7 @@ _METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "rpo": (RPO, RPOConfig),
     "sapo": (SAPO, SAPOConfig),
     "shac": (SHAC, SHACConfig),
+    "ppo": (PPO, PPOConfig),
 }
 
 
@@ -60,11 +62,13 @@ def _find(name: str) -> tuple[type[Any], type[Any]]:
 
 
 __all__ = [
+    "PPO",
     "RPO",
     "SAPO",
     "SHAC",
     "Algorithm",
     "Metrics",
+    "PPOConfig",
     "RPOConfig",
     "SAPOConfig",
     "SHACConfig",

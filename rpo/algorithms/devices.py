@@ -37,6 +37,13 @@ def device_max(x: Array, axis: str | None) -> Array:
     return x if axis is None else lax.pmax(x, axis)
 
 
+def standardize(x: Array, axis: str | None) -> Array:
+    """Shifted and scaled to zero mean and unit variance over all entries of all devices."""
+    centred = x - device_mean(jnp.mean(x), axis)
+    variance = device_mean(jnp.mean(centred**2), axis)
+    return centred / (jnp.sqrt(variance) + 1e-8)
+
+
 def gather_environments(x: Array, axis: str | None) -> Array:
     """All devices' environments, joined along array axis 1 in their global order."""
     return x if axis is None else lax.all_gather(x, axis, axis=1, tiled=True)

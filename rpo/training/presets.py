@@ -12,12 +12,15 @@ from rpo.training.errors import SettingsError
 
 Settings = dict[str, Any]
 
-_PAPER_SHARED: Settings = {  # Table 2: what SHAC, SAPO and RPO have in common
+_PAPER_COMMON: Settings = {  # Table 2: what all methods have in common
     "horizon": 32,
     "discount": 0.99,
-    "td_lambda": 0.95,
     "actor_hidden_sizes": (400, 200, 100),
     "critic_hidden_sizes": (400, 200, 100),
+}
+
+_PAPER_SHARED: Settings = _PAPER_COMMON | {  # Table 2: SHAC, SAPO and RPO
+    "td_lambda": 0.95,
     "num_critics": 2,
     "critic_learning_rate": 5e-4,
     "critic_passes": 16,
@@ -44,6 +47,19 @@ _PAPER_ALGORITHM: dict[str, Settings] = {  # Table 2
     },
 }
 
+_PAPER_MODEL_FREE: dict[str, Settings] = {
+    # Table 2. It does not give the number of minibatches: 4, as for the other methods' critics.
+    "ppo": {
+        "gae_lambda": 0.95,
+        "epochs": 5,
+        "minibatches": 4,
+        "learning_rate": 5e-4,
+        "kl_threshold": 0.008,
+        "betas": (0.9, 0.999),
+        "max_gradient_norm": 0.5,
+    },
+}
+
 _PAPER_TASK: dict[str, Settings] = {  # Table 3, and the budgets of the training curves
     "hopper": {"num_envs": 1024, "total_steps": 20_000_000},
     "ant": {"num_envs": 128, "total_steps": 8_000_000},
@@ -58,11 +74,12 @@ _PAPER_RPO_TASK: dict[str, Settings] = {  # Table 4
     "humanoid": {"entropy_coefficient": 0.5, "kl_coefficient": 0.5},
 }
 
-_FAST_SHARED: Settings = {  # on a CPU the learner costs more than the physics: make it small
+_FAST_COMMON: Settings = {  # on a CPU the learner costs more than the physics: make it small
     "actor_hidden_sizes": (128, 64, 64),
     "critic_hidden_sizes": (128, 64, 64),
-    "critic_passes": 4,
 }
+
+_FAST_SHARED: Settings = _FAST_COMMON | {"critic_passes": 4}
 
 _FAST_ALGORITHM: dict[str, Settings] = {
     "rpo": {"actor_learning_rate": 1e-3, "actor_learning_rate_final": 2e-4},
@@ -75,13 +92,16 @@ _FAST_TASK: dict[str, Settings] = {
 
 
 def _paper(algorithm: str, task: str) -> Settings:
+    if algorithm in _PAPER_MODEL_FREE:
+        return _PAPER_COMMON | _PAPER_MODEL_FREE[algorithm] | _PAPER_TASK[task]
     own = _PAPER_RPO_TASK[task] if algorithm == "rpo" else {}
     return _PAPER_SHARED | _PAPER_ALGORITHM[algorithm] | _PAPER_TASK[task] | own
 
 
 def _fast(algorithm: str, task: str) -> Settings:
     own = _FAST_ALGORITHM.get(algorithm, {}) | _FAST_TASK.get(task, {})
-    return _paper(algorithm, task) | _FAST_SHARED | own
+    shared = _FAST_COMMON if algorithm in _PAPER_MODEL_FREE else _FAST_SHARED
+    return _paper(algorithm, task) | shared | own
 
 
 PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
@@ -92,7 +112,7 @@ PRESETS: dict[str, dict[str, dict[str, Settings]]] = {
         }
         for task in _PAPER_TASK
     }
-    for algorithm in _PAPER_ALGORITHM
+    for algorithm in (*_PAPER_ALGORITHM, *_PAPER_MODEL_FREE)
 }
 """PRESETS[algorithm][task][preset]: fields of the algorithm's config."""
 
@@ -101,9 +121,11 @@ CUSTOM: Settings = {
     "total_steps": 200_000,
     "actor_hidden_sizes": (64, 64),
     "critic_hidden_sizes": (64, 64),
-    "critic_passes": 8,
 }
 """The preset `fast` of environments that are not shipped."""
+
+CUSTOM_FIRST_ORDER: Settings = CUSTOM | {"critic_passes": 8}
+"""The same for SHAC, SAPO and RPO."""
 
 DEFAULT_PRESET = "fast"
 
@@ -119,7 +141,8 @@ def preset_settings(algorithm: str, task: str, preset: str) -> Settings:
     Raises:
         SettingsError: if the task has no such preset.
     """
-    known = PRESETS.get(algorithm, {}).get(task, {DEFAULT_PRESET: CUSTOM})
+    custom = CUSTOM_FIRST_ORDER if algorithm in _PAPER_ALGORITHM else CUSTOM
+    known = PRESETS.get(algorithm, {}).get(task, {DEFAULT_PRESET: custom})
     if preset not in known:
         raise SettingsError(
             f"unknown preset {preset!r} for {algorithm} on {task}; known: {', '.join(known)}"

@@ -151,3 +151,24 @@ class Chain(EpisodicEnv):
 
     def is_terminal(self, state: Array) -> Array:
         return state == 3
+
+
+@jax.custom_jvp
+def forward_only(x: Array) -> Array:
+    """The identity, which refuses to be differentiated."""
+    return x
+
+
+@forward_only.defjvp
+def _refuse(primals, tangents):
+    raise TypeError("the environment was differentiated")
+
+
+class ForwardOnly(ThroughDynamics):
+    """`ThroughDynamics`, with a step that raises as soon as anybody differentiates it."""
+
+    def dynamics(self, state: Array, action: Array) -> Array:
+        return super().dynamics(forward_only(state), forward_only(action))
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        return super().reward(forward_only(state), action, next_state)

@@ -13,6 +13,7 @@ from rpo import algorithms
 from tests.algorithms.probe_environments import Wanderer
 
 ITERATIONS = 3
+OWN = {"ppo": {"epochs": 2, "minibatches": 2}}
 
 
 def main() -> None:
@@ -24,8 +25,7 @@ def main() -> None:
             total_steps=10_000,
             actor_hidden_sizes=(8,),
             critic_hidden_sizes=(8,),
-            critic_passes=2,
-            critic_minibatches=2,
+            **OWN.get(name, {"critic_passes": 2, "critic_minibatches": 2}),
         )
         results[name] = compare(name, config)
     print(json.dumps(results))

@@ -6,7 +6,7 @@ import pytest
 
 from rpo import algorithms, envs
 from rpo.training import SettingsError
-from rpo.training.presets import PRESETS
+from rpo.training.presets import PRESETS, preset_settings
 from rpo.training.settings import default_devices, resolve
 
 SHARED = {  # Table 2
@@ -55,6 +55,34 @@ def test_paper_preset_is_the_papers(algorithm: str, task: str) -> None:
         expected |= {"entropy_coefficient": entropy, "kl_coefficient": kl}
     config = algorithms.config_class(algorithm)(**PRESETS[algorithm][task]["paper"])
     assert {name: getattr(config, name) for name in expected} == expected
+
+
+PPO = {  # Table 2, and the number of environments and steps that all methods share
+    "horizon": 32,
+    "epochs": 5,
+    "discount": 0.99,
+    "gae_lambda": 0.95,
+    "actor_hidden_sizes": (400, 200, 100),
+    "critic_hidden_sizes": (400, 200, 100),
+    "learning_rate": 5e-4,
+    "kl_threshold": 0.008,
+    "betas": (0.9, 0.999),
+    "max_gradient_norm": 0.5,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_paper_preset_of_ppo(task: str) -> None:
+    num_envs, total_steps, _, _ = TASKS[task]
+    expected = PPO | {"num_envs": num_envs, "total_steps": total_steps}
+    config = algorithms.config_class("ppo")(**PRESETS["ppo"][task]["paper"])
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_every_method_has_settings_for_tasks_that_are_not_shipped() -> None:
+    for algorithm in algorithms.names():
+        config = algorithms.config_class(algorithm)(**preset_settings(algorithm, "mine", "fast"))
+        assert config.actor_hidden_sizes == (64, 64)
 
 
 def test_every_method_has_both_presets_for_every_task() -> None:

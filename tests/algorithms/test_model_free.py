@@ -1,0 +1,99 @@
+"""PPO on probe environments, one of which refuses to be differentiated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpo import algorithms
+from rpo.nets import policy_action
+from tests.algorithms.probe_environments import (
+    Chain,
+    ConstantReward,
+    ForwardOnly,
+    OneStep,
+)
+
+SMALL = {
+    "num_envs": 16,
+    "horizon": 16,
+    "total_steps": 100_000,
+    "actor_hidden_sizes": (16,),
+    "critic_hidden_sizes": (16,),
+}
+OWN = {"ppo": {"learning_rate": 1e-3}}
+
+
+def trained(name, env, iterations, **settings):
+    """State and metrics after some iterations, run as one compiled loop."""
+    config = algorithms.config_class(name)(**(SMALL | OWN[name] | settings))
+    algorithm = algorithms.make(name, config)
+
+    @jax.jit
+    def run(key):
+        state = algorithm.init(env, key)
+        return jax.lax.scan(lambda s, _: algorithm.update(env, s), state, length=iterations)
+
+    state, metrics = run(jax.random.PRNGKey(0))
+    return algorithm, state, {name: np.asarray(value) for name, value in metrics.items()}
+
+
+def act(state, observation):
+    return np.asarray(
+        policy_action(state.policy, state.normalizer, jnp.full((1, 1), observation), None)
+    )
+
+
+def test_the_forward_only_environment_raises_when_differentiated():
+    env = ForwardOnly()
+    state = env.reset(jax.random.PRNGKey(0), 2)
+    with pytest.raises(TypeError, match="environment was differentiated"):
+        jax.grad(lambda a: env.step(state, a)[1].observation.sum())(jnp.zeros((2, 1)))
+    with pytest.raises(TypeError, match="environment was differentiated"):
+        trained_by_derivatives = algorithms.make("shac", algorithms.SHACConfig(num_envs=2))
+        jax.eval_shape(
+            lambda key: trained_by_derivatives.update(env, trained_by_derivatives.init(env, key)),
+            jax.random.PRNGKey(0),
+        )
+
+
+@pytest.mark.parametrize(("name", "iterations"), [("ppo", 120)])
+def test_learns_in_an_environment_that_cannot_be_differentiated(name, iterations):
+    """What pays does so only through the dynamics; the best possible return is -0.375."""
+    _, state, metrics = trained(name, ForwardOnly(), iterations)
+    returns = metrics["episode_return"]
+    assert returns[0] < -3.0
+    assert returns[-1] > -0.6
+    assert act(state, 1.0) < -0.7
+    assert act(state, -1.0) > 0.7
+
+
+@pytest.mark.parametrize(("name", "iterations"), [("ppo", 80)])
+def test_one_step_reward_is_maximised(name, iterations):
+    """Reward -(a - 0.3)^2."""
+    _, state, _ = trained(name, OneStep(), iterations)
+    np.testing.assert_allclose(act(state, 0.0), 0.3, atol=0.05)
+
+
+def values_of_ppo(algorithm, state, observations):
+    observation = state.normalizer(jnp.asarray(observations, jnp.float32))
+    return np.asarray(algorithm.value(state, observation))
+
+
+def test_ppo_bootstraps_from_the_observation_after_the_step():
+    """With lambda = 0, a bootstrap from V(o_t), not V(o_{t+1}), would give 0 before the end."""
+    algorithm, state, _ = trained("ppo", Chain(), 100, discount=0.5, gae_lambda=0.0)
+    np.testing.assert_allclose(
+        values_of_ppo(algorithm, state, np.eye(3)), [0.25, 0.5, 1.0], atol=0.03
+    )
+
+
+@pytest.mark.parametrize(("terminates", "expected"), [(False, 2.0), (True, 4 / 3)])
+def test_ppo_bootstraps_at_time_limits_only(terminates, expected):
+    """As in `test_probes`: V = 1 + V / 2 without terminations, V = 1 + V / 4 with them."""
+    env = ConstantReward(2, terminates=terminates)
+    algorithm, state, metrics = trained("ppo", env, 100, discount=0.5, gae_lambda=0.0)
+    np.testing.assert_allclose(
+        values_of_ppo(algorithm, state, np.zeros((1, 1))), expected, atol=0.06
+    )
+    np.testing.assert_allclose(metrics["episode_return"][-1], 2.0)
