@@ -15,12 +15,15 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rpo.report.cells import Cell
-from rpo.training import SettingsError
+from rpo.runtime import DEVICES_VARIABLE
+from rpo.training import Run, SettingsError
+from rpo.training.settings import one_line
 
 LOGS = "logs"
 """Directory of the cells' output, below the output directory."""
@@ -144,7 +147,7 @@ class RayExecutor:
     def __init__(
         self,
         *,
-        cpus_per_cell: float = 1,
+        cpus_per_cell: int = 1,
         gpus_per_cell: float = 0,
         retries: int = 3,
     ) -> None:
@@ -156,8 +159,12 @@ class RayExecutor:
             retries: how often a cell is tried again after its worker has died.
 
         Raises:
-            SettingsError: if Ray is not installed.
+            SettingsError: if Ray is not installed, a value is out of range, or there is no cluster.
         """
+        if cpus_per_cell < 1 or gpus_per_cell < 0:
+            raise SettingsError(
+                f"a cell cannot have {cpus_per_cell} cores and {gpus_per_cell} accelerators"
+            )
         try:
             import ray
         except ImportError:
@@ -165,8 +172,9 @@ class RayExecutor:
                 "--executor ray needs Ray; install the extra: pip install 'rpo-jax[ray]'"
             ) from None
         self._ray = ray
+        self._cpus = cpus_per_cell
         if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False)
+            _start(ray)
         self._train = ray.remote(
             num_cpus=cpus_per_cell,
             num_gpus=gpus_per_cell,
@@ -178,10 +186,7 @@ class RayExecutor:
         """See `Executor`."""
         ray = self._ray
         here = os.getcwd()
-        waiting = {
-            self._train.remote(dataclasses.replace(cell, path=cell.path.absolute()), here): cell
-            for cell in cells
-        }
+        waiting = {self._submit(cell, here): cell for cell in cells}
         try:
             while waiting:
                 done, _ = ray.wait(list(waiting), num_returns=1)
@@ -194,6 +199,28 @@ class RayExecutor:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=False)
+
+    def _submit(self, cell: Cell, here: str) -> Any:
+        """Hands a cell to the cluster, with no more JAX devices than it has cores.
+
+        A cell that was begun needs as many devices as then.
+        """
+        devices = self._cpus
+        if (cell.path / "config.json").exists():
+            devices = max(devices, Run.load(cell.path).config["run_settings"]["devices"] or 1)
+        environment = {"env_vars": {DEVICES_VARIABLE: str(devices)}}
+        absolute = dataclasses.replace(cell, path=cell.path.absolute())
+        return self._train.options(runtime_env=environment).remote(absolute, here)
+
+
+def _start(ray: Any) -> None:
+    """Connects to the cluster, or starts one."""
+    with warnings.catch_warnings():  # JAX warns of forks; Ray's turn into other programs at once
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+        try:
+            ray.init(log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise SettingsError(f"no Ray cluster: {one_line(error)}") from error
 
 
 def train_here(cell: Cell, directory: str) -> str | None:
@@ -218,19 +245,23 @@ def train_here(cell: Cell, directory: str) -> str | None:
     return f"{_complaint(complaint.getvalue())} (exit status {status})"
 
 
-def make_executor(name: str, output: Path) -> Executor:
+def make_executor(
+    name: str, output: Path, *, cpus_per_cell: int = 1, gpus_per_cell: float = 0
+) -> Executor:
     """An executor by name.
 
     Args:
         name: "local" or "ray".
         output: directory of everything.
+        cpus_per_cell: cores that Ray sets aside for a cell.
+        gpus_per_cell: the same for accelerators.
 
     Raises:
         SettingsError: if there is no such executor, or it is not installed.
     """
     makers: dict[str, Callable[[], Executor]] = {
         "local": lambda: LocalExecutor(output / LOGS),
-        "ray": RayExecutor,
+        "ray": lambda: RayExecutor(cpus_per_cell=cpus_per_cell, gpus_per_cell=gpus_per_cell),
     }
     if name not in makers:
         raise SettingsError(f"unknown executor {name!r}; known: {', '.join(makers)}")

@@ -1,0 +1,80 @@
+"""Cells on a local Ray cluster of two workers, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rpo.report import cells
+from rpo.report.cells import State
+from rpo.report.executors import RayExecutor, make_executor
+from rpo.training import Run, SettingsError
+from tests.report.conftest import TINY
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(SettingsError, match=r"pip install 'rpo-jax\[ray\]'"):
+        make_executor("ray", tmp_path)
+
+
+def holder_of(path: Path) -> int:
+    """The process that holds the lock of a run directory."""
+    inode = path.stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
+            return int(fields[4])
+    raise AssertionError(f"nobody holds {path}")
+
+
+def kill_once_saved(run: Path, killed: list[int]) -> None:
+    """Kills the worker that trains in `run`, once it has saved some iterations."""
+    deadline = time.monotonic() + 240
+    pointer = run / "checkpoints" / "last.json"
+    while time.monotonic() < deadline:
+        if pointer.exists():
+            killed.append(holder_of(run / "in_use.lock"))
+            os.kill(killed[0], signal.SIGKILL)
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore:os.fork")
+def test_a_killed_workers_cell_is_tried_again_from_its_checkpoint(
+    plan_pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    settings = TINY.settings[""] | {"checkpoint_interval": 0.2}
+    longer = dataclasses.replace(TINY, steps={"": 64 * 2_000}, settings={"": settings})
+    monkeypatch.setitem(cells.BUDGETS, "tiny", longer)
+    plan = plan_pair(seeds=1)
+    victim, other = plan.cells
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_once_saved, args=(victim.path, killed))
+    try:
+        executor = RayExecutor()
+        killer.start()
+        results = list(executor.run(plan.cells))
+    finally:
+        killer.join()
+        ray.shutdown()
+    assert killed
+    assert {result.cell.name: result.error for result in results} == {
+        victim.name: None,
+        other.name: None,
+    }
+    assert victim.state() is other.state() is State.FINISHED
+    sessions = Run.load(victim.path).config["sessions"]
+    assert len(sessions) == 2
+    assert sessions[1]["iteration"] > 0
+    facts = json.loads((other.path / "config.json").read_text())
+    assert len(facts["sessions"]) == 1
