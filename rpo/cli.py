@@ -24,6 +24,7 @@ commands:
   rpo train --resume RUN   continue a run that was interrupted
   rpo evaluate RUN         returns of full episodes with a trained policy
   rpo plot RUN...          learning curves over steps and over seconds
+  rpo reproduce TARGET     a table or figure of the paper, such as table1 or figure3
   rpo tasks                what can be learned
   rpo algorithms           how it can be learned
   rpo check-gradients TASK compare a task's gradients with finite differences
@@ -138,6 +139,7 @@ def _dispatch(arguments: list[str]) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "plot": _plot,
+        "reproduce": _reproduce,
         "tasks": _tasks,
         "algorithms": _algorithms,
         "check-gradients": _check_gradients,
@@ -241,6 +243,12 @@ def _plot(arguments: list[str]) -> int:
         raise UsageError("name at least one run directory: rpo plot RUN...")
     print(plot_runs([Run.load(path) for path in given.runs], given.output))
     return 0
+
+
+def _reproduce(arguments: list[str]) -> int:
+    from rpo.report.command import ReproduceArguments, run
+
+    return run(_parse(ReproduceArguments, arguments, "rpo reproduce"))
 
 
 def _tasks(arguments: list[str]) -> int:

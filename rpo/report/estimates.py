@@ -31,11 +31,13 @@ class Measured:
     """What a run has cost.
 
     Args:
-        steps_per_second: environment steps, all seeds together, compilation included.
+        startup: seconds before the first iteration, for compilation.
+        steps_per_second: environment steps after that, all seeds together.
         bytes_per_row: of metrics and events, per iteration and seed.
         bytes_per_seed: of everything else.
     """
 
+    startup: float
     steps_per_second: float
     bytes_per_row: float
     bytes_per_seed: float
@@ -102,25 +104,28 @@ class Measurements:
         left = (steps - _steps_done(cell.path)) * seeds
         rows = config.total_iterations * seeds
         return Estimate(
-            left / measured.steps_per_second,
+            measured.startup + left / measured.steps_per_second,
             rows * measured.bytes_per_row + seeds * measured.bytes_per_seed,
         )
 
 
 def measure(run: Run) -> Measured | None:
-    """What a run has cost so far, None if it has not finished an iteration.
+    """What a run has cost so far, None if it has not finished two iterations.
 
     Raises:
         OSError: if its metrics cannot be read.
     """
     table = run.metrics()
     rows = len(table["env_steps"])
-    if rows == 0 or table["seconds"][-1] <= 0:
+    if rows == 0 or table["iteration"][-1] == table["iteration"][0]:
         return None
     seeds = len(run.seeds)
+    steps, seconds = table["env_steps"].astype(float), table["seconds"]
+    rate = float((steps[-1] - steps[0]) / (seconds[-1] - seconds[0]))
     growing = run.metrics_path.stat().st_size + _size(run.path / "tensorboard")
     return Measured(
-        steps_per_second=float(table["env_steps"][-1]) * seeds / float(table["seconds"][-1]),
+        startup=float(seconds[0] - steps[0] / rate),
+        steps_per_second=rate * seeds,
         bytes_per_row=growing / rows,
         bytes_per_seed=(_size(run.path) - growing) / seeds,
     )

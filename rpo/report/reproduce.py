@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rpo.report.cells import Cell, Plan, State
 from rpo.report.estimates import Measurements, describe
-from rpo.report.executors import Executor
+from rpo.report.executors import Executor, Result
 from rpo.training import Run, RunError, SettingsError
 from rpo.training.settings import one_line
 
@@ -92,7 +92,7 @@ def reproduce(plan: Plan, executor: Executor, say: Say = print) -> Outcome:
         else:
             say(f"{cell.name}: {'to be continued' if state is State.INTERRUPTED else 'new'}")
             pending.append(cell)
-    for count, result in enumerate(executor.run(pending), 1):
+    for count, result in enumerate(_results(executor, pending, say), 1):
         trouble = result.error or _unfinished(result.cell)
         if trouble is not None:
             failed[result.cell.name] = trouble
@@ -104,6 +104,14 @@ def reproduce(plan: Plan, executor: Executor, say: Say = print) -> Outcome:
     say(f"tables and figures: {plan.report}")
     say(f"page: {page}")
     return Outcome(finished, failed, page)
+
+
+def _results(executor: Executor, cells: list[Cell], say: Say) -> Iterator[Result]:
+    try:
+        yield from executor.run(cells)
+    except KeyboardInterrupt:
+        say("what was in progress has been saved; the same command continues it")
+        raise
 
 
 def _announce(plan: Plan, say: Say) -> None:

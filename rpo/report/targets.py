@@ -143,7 +143,7 @@ RETURN_OVER_SECONDS = Panel("return (mean of last 100 episodes)", axis="seconds"
 CURVES = (RETURN, RETURN_OVER_SECONDS)
 KEPT = Panel("effective sample ratio, epochs 2 to M", ("effective_sample_ratio",))
 LARGEST_RATIO = Panel(
-    "largest importance ratio, mean of epochs 2 to 4",
+    "largest importance ratio (epochs 2 to 4)",
     ("ratio_max_epoch_2", "ratio_max_epoch_3", "ratio_max_epoch_4"),
     log=True,
     smooth=True,

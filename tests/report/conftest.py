@@ -66,6 +66,7 @@ def write_run(
     *,
     iterations: int | None = None,
     seconds_per_iteration: float = 2.0,
+    startup: float = 0.0,
     curves: dict[int, Callable[[int], float]] | None = None,
     columns: dict[str, float] | None = None,
 ) -> Run:
@@ -76,6 +77,7 @@ def write_run(
         scores: mean return of each seed by way to act; None leaves the evaluation out.
         iterations: finished ones, by default all.
         seconds_per_iteration: of all seeds together.
+        startup: seconds before the first iteration.
         curves: return by seed and iteration, by default the number of the iteration.
         columns: further metrics, constant.
     """
@@ -90,7 +92,8 @@ def write_run(
     for k in range(1, (total if iterations is None else iterations) + 1):
         for seed in run.seeds:
             value = curves[seed](k) if curves else float(k)
-            figures = [k, seed, k * config.num_envs * config.horizon, k * seconds_per_iteration, 1]
+            seconds = startup + k * seconds_per_iteration
+            figures = [k, seed, k * config.num_envs * config.horizon, seconds, 1]
             lines.append(",".join(map(str, [*figures, value, *columns.values()])))
     run.metrics_path.write_text("\n".join(lines) + "\n")
     if scores is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rpo import cli
 from rpo.report.cells import Cell, Plan, State, make_plan
 from rpo.report.executors import LocalExecutor, Result
 from rpo.report.reproduce import dry_run, reproduce
@@ -184,14 +185,14 @@ def test_what_is_in_the_way_is_not_touched(plan_pair) -> None:
 def test_estimates_follow_from_measured_runs(plan_pair) -> None:
     plan = plan_pair()
     rpo, shac = plan.cells
-    # 25 of 100 iterations of both seeds took 2 s each: 75 more will take 150 s.
-    write_run(rpo, None, iterations=25, seconds_per_iteration=2.0)
+    # 25 of 100 iterations of both seeds took 2 s each: 75 more will take 150 s, after 10 s.
+    write_run(rpo, None, iterations=25, seconds_per_iteration=2.0, startup=10.0)
     said: list[str] = []
     assert dry_run(plan, said.append)
     lines = {line.split(":")[0]: line for line in said}
-    assert "interrupted, 2 x 6,400 steps, time about 2:30, disk about " in lines[rpo.name]
+    assert "interrupted, 2 x 6,400 steps, time about 2:40, disk about " in lines[rpo.name]
     assert lines[shac.name].endswith("new, 2 x 6,400 steps, time unknown, disk unknown")
-    assert "time about 2:30" in said[-1]
+    assert "time about 2:40" in said[-1]
     assert "not counted: 1 cells whose speed is unknown" in said[-1]
     assert not plan.report.exists()
     assert not shac.path.exists()
@@ -272,3 +273,51 @@ def test_interruption_saves_the_cell_and_stops(plan_pair, tmp_path: Path) -> Non
 def test_make_plan_keeps_the_order_of_tasks_once(small_world, tmp_path: Path) -> None:
     plan = make_plan("pair", tmp_path, budget="tiny", tasks=[PENDULUM, "hopper", PENDULUM])
     assert plan.tasks == (PENDULUM, "hopper")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["table9"], "unknown target 'table9'; known: table1"),
+        (["table1", "--budget", "big"], "unknown budget 'big'; known: smoke, short, paper"),
+        (["table1", "--seeds", "0"], "seeds is 0"),
+        (["table1", "--tasks", "horse"], "horse"),
+        (["table1", "--executor", "moon"], "moon"),
+        ([], "TARGET"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(words: list[str], complaint: str, capsys) -> None:
+    assert cli.main(["reproduce", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert said.err.startswith("error: ")
+    assert complaint in said.err
+
+
+def test_dry_run_prints_cells_and_writes_nothing(tmp_path: Path, capsys) -> None:
+    output = tmp_path / "output"
+    words = ["reproduce", "figure10", "--budget", "paper", "--output", str(output), "--dry-run"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "hopper-rpo-paper-seeds0-11: new, 12 x 20,000,000 steps, time " in said
+    assert "hopper-rpo-no-kl-paper-seeds0-11: new, 12 x 20,000,000 steps, time " in said
+    assert not output.exists()
+
+
+def test_status_is_1_if_a_cell_failed(plan_pair, capsys) -> None:
+    plan = plan_pair()
+    for cell in plan.cells:
+        write_run(cell, SCORES)
+    words = ["reproduce", "pair", "--budget", "tiny", "--tasks", PENDULUM]
+    words += ["--output", str(plan.output)]
+    assert cli.main(words) == 0
+    assert (plan.output / "index.html").exists()
+    blocked = plan.cells[0].path
+    blocked.rename(blocked.with_name("elsewhere"))
+    blocked.write_text("a file")
+    capsys.readouterr()
+    (plan.report / "table.csv").unlink()
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err.startswith(f"error: {plan.cells[0].name}: ")
+    assert "SHAC" in (plan.report / "table.csv").read_text()  # the rest is reported
