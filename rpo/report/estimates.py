@@ -18,8 +18,9 @@ COST = (
     "horizon",
     "actor_hidden_sizes",
     "critic_hidden_sizes",
-    "critic_passes",
-    "actor_epochs",
+    *("critic_passes", "actor_epochs"),
+    *("epochs", "minibatches"),
+    *("gradient_steps", "batch_size"),
 )
 """Settings that a speed depends on, where a method has them."""
 

@@ -364,7 +364,7 @@ BUDGETS: dict[str, Budget] = {
         seeds=2,
         episodes=2,
         steps={"": 2_048},
-        settings={"": _SMALL},
+        settings={"": _SMALL, "sac": {"replay_capacity": 4_096, "batch_size": 64}},
     ),
     "short": Budget(
         preset="fast",

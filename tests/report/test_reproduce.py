@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from rpo import cli
+from rpo.report import cells
 from rpo.report.cells import Cell, Plan, State, make_plan
 from rpo.report.executors import LocalExecutor, Result
 from rpo.report.reproduce import dry_run, reproduce
 from rpo.training import Run, RunError
-from tests.report.conftest import MODES, write_run
+from tests.report.conftest import MODES, TINY, write_run
 from tests.training.fakes import PENDULUM
 
 SCORES = {mode: [1.0, 2.0] for mode in MODES}
@@ -57,7 +58,8 @@ def wait_for_rows(process: subprocess.Popen[bytes], run: Path, count: int) -> No
         time.sleep(0.002)
 
 
-def test_killed_cell_is_resumed_and_finished_ones_are_left_alone(plan_pair) -> None:
+def test_killed_cell_is_resumed_and_finished_ones_are_left_alone(plan_pair, monkeypatch) -> None:
+    monkeypatch.setitem(cells.BUDGETS, "tiny", dataclasses.replace(TINY, steps={"": 64 * 30}))
     plan = plan_pair()
     killed, fresh = plan.cells
     process = subprocess.Popen(
@@ -77,7 +79,7 @@ def test_killed_cell_is_resumed_and_finished_ones_are_left_alone(plan_pair) -> N
     assert f"[2 of 2] {fresh.name}: finished" in said
     run = Run.load(killed.path)
     assert [session["iteration"] > 0 for session in run.config["sessions"]] == [False, True]
-    assert len(run.metrics()["iteration"]) == 2 * 100  # two seeds, nothing twice
+    assert len(run.metrics()["iteration"]) == 2 * 30  # two seeds, nothing twice
     assert [cell.state() for cell in plan.cells] == [State.FINISHED] * 2
     assert (plan.report / "table.csv").exists()
 
@@ -93,15 +95,15 @@ def test_killed_cell_is_resumed_and_finished_ones_are_left_alone(plan_pair) -> N
 def test_a_failing_cell_does_not_stop_the_others(plan_pair, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     plan = plan_pair(tasks=[f"{tmp_path / 'broken.py'}:Broken", PENDULUM], seeds=1)
-    cells = (plan.cells[0], plan.cells[2])  # RPO on both
-    plan = dataclasses.replace(plan, cells=cells)
+    broken, sound = plan.cells[0], plan.cells[2]  # RPO on both
+    plan = dataclasses.replace(plan, cells=(broken, sound))
     said: list[str] = []
     outcome = reproduce(plan, local(plan), said.append)
-    assert list(outcome.failed) == [cells[0].name]
-    assert "the rod broke" in outcome.failed[cells[0].name]
-    assert list(outcome.finished) == [cells[1].name]
-    assert any(line.startswith(f"[1 of 2] {cells[0].name}: failed: ") for line in said)
-    assert "the rod broke" in (plan.output / "logs" / f"{cells[0].name}.log").read_text()
+    assert list(outcome.failed) == [broken.name]
+    assert "the rod broke" in outcome.failed[broken.name]
+    assert list(outcome.finished) == [sound.name]
+    assert any(line.startswith(f"[1 of 2] {broken.name}: failed: ") for line in said)
+    assert "the rod broke" in (plan.output / "logs" / f"{broken.name}.log").read_text()
     assert "the rod broke" in (plan.report / "table.md").read_text()
 
 
