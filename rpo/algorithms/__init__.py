@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rpo.algorithms.base import Algorithm, Metrics, TrainState
+from rpo.algorithms.gippo import GIPPO, GIPPOConfig
 from rpo.algorithms.ppo import PPO, PPOConfig
 from rpo.algorithms.rpo import RPO, RPOConfig
+from rpo.algorithms.sac import SAC, SACConfig
 from rpo.algorithms.sapo import SAPO, SAPOConfig
 from rpo.algorithms.shac import SHAC, SHACConfig
 from rpo.algorithms.sharding import shard_state, sharded_update
@@ -16,7 +18,9 @@ _METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "rpo": (RPO, RPOConfig),
     "sapo": (SAPO, SAPOConfig),
     "shac": (SHAC, SHACConfig),
+    "gippo": (GIPPO, GIPPOConfig),
     "ppo": (PPO, PPOConfig),
+    "sac": (SAC, SACConfig),
 }
 
 
@@ -62,14 +66,18 @@ def _find(name: str) -> tuple[type[Any], type[Any]]:
 
 
 __all__ = [
+    "GIPPO",
     "PPO",
     "RPO",
+    "SAC",
     "SAPO",
     "SHAC",
     "Algorithm",
+    "GIPPOConfig",
     "Metrics",
     "PPOConfig",
     "RPOConfig",
+    "SACConfig",
     "SAPOConfig",
     "SHACConfig",
     "TrainState",

@@ -58,6 +58,18 @@ _PAPER_MODEL_FREE: dict[str, Settings] = {
         "betas": (0.9, 0.999),
         "max_gradient_norm": 0.5,
     },
+    # Appendix G.1. It does not give the optimiser: that of the other methods.
+    "sac": {
+        "warmup_steps": 32,
+        "replay_capacity": 1_000_000,
+        "batch_size": 2048,
+        "gradient_steps": 8,
+        "critic_learning_rate": 5e-4,
+        "initial_temperature": 1.0,
+        "temperature_learning_rate": 5e-3,
+        "betas": (0.7, 0.95),
+        "max_gradient_norm": 0.5,
+    },
 }
 
 _PAPER_TASK: dict[str, Settings] = {  # Table 3, and the budgets of the training curves
@@ -74,6 +86,16 @@ _PAPER_RPO_TASK: dict[str, Settings] = {  # Table 4
     "humanoid": {"entropy_coefficient": 0.5, "kl_coefficient": 0.5},
 }
 
+_SAC_HUMANOID: Settings = {"n_step": 3, "actor_learning_rate": 5e-4, "target_smoothing": 0.2}
+_SAC_ANYMAL: Settings = {"n_step": 10, "actor_learning_rate": 2e-3, "target_smoothing": 0.6}
+_PAPER_SAC_TASK: dict[str, Settings] = {  # Table 7 has the humanoid and ANYmal only
+    "humanoid": _SAC_HUMANOID,
+    "anymal": _SAC_ANYMAL,
+    "ant": _SAC_ANYMAL,  # four legs, too
+    # It falls like the humanoid; as many samples are learned per sample collected as on the ant.
+    "hopper": _SAC_HUMANOID | {"gradient_steps": 64},
+}
+
 _FAST_COMMON: Settings = {  # on a CPU the learner costs more than the physics: make it small
     "actor_hidden_sizes": (128, 64, 64),
     "critic_hidden_sizes": (128, 64, 64),
@@ -83,6 +105,7 @@ _FAST_SHARED: Settings = _FAST_COMMON | {"critic_passes": 4}
 
 _FAST_ALGORITHM: dict[str, Settings] = {
     "rpo": {"actor_learning_rate": 1e-3, "actor_learning_rate_final": 2e-4},
+    "sac": {"replay_capacity": 250_000},  # a quarter of the memory, and of every checkpoint
 }
 
 _FAST_TASK: dict[str, Settings] = {
@@ -90,16 +113,22 @@ _FAST_TASK: dict[str, Settings] = {
     "ant": {"total_steps": 6_000_000},
 }
 
+_FAST_SAC_TASK: dict[str, Settings] = {
+    "hopper": {"gradient_steps": 16},  # a quarter of `paper`, as are the environments
+}
+
 
 def _paper(algorithm: str, task: str) -> Settings:
     if algorithm in _PAPER_MODEL_FREE:
-        return _PAPER_COMMON | _PAPER_MODEL_FREE[algorithm] | _PAPER_TASK[task]
+        own = _PAPER_SAC_TASK[task] if algorithm == "sac" else {}
+        return _PAPER_COMMON | _PAPER_MODEL_FREE[algorithm] | _PAPER_TASK[task] | own
     own = _PAPER_RPO_TASK[task] if algorithm == "rpo" else {}
     return _PAPER_SHARED | _PAPER_ALGORITHM[algorithm] | _PAPER_TASK[task] | own
 
 
 def _fast(algorithm: str, task: str) -> Settings:
     own = _FAST_ALGORITHM.get(algorithm, {}) | _FAST_TASK.get(task, {})
+    own |= _FAST_SAC_TASK.get(task, {}) if algorithm == "sac" else {}
     shared = _FAST_COMMON if algorithm in _PAPER_MODEL_FREE else _FAST_SHARED
     return _paper(algorithm, task) | shared | own
 
@@ -127,6 +156,9 @@ CUSTOM: Settings = {
 CUSTOM_FIRST_ORDER: Settings = CUSTOM | {"critic_passes": 8}
 """The same for SHAC, SAPO and RPO."""
 
+CUSTOM_SAC: Settings = CUSTOM | _SAC_HUMANOID | {"replay_capacity": 100_000}
+"""The same for SAC."""
+
 DEFAULT_PRESET = "fast"
 
 
@@ -142,6 +174,7 @@ def preset_settings(algorithm: str, task: str, preset: str) -> Settings:
         SettingsError: if the task has no such preset.
     """
     custom = CUSTOM_FIRST_ORDER if algorithm in _PAPER_ALGORITHM else CUSTOM
+    custom = CUSTOM_SAC if algorithm == "sac" else custom
     known = PRESETS.get(algorithm, {}).get(task, {DEFAULT_PRESET: custom})
     if preset not in known:
         raise SettingsError(

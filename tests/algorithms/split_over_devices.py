@@ -13,7 +13,11 @@ from rpo import algorithms
 from tests.algorithms.probe_environments import Wanderer
 
 ITERATIONS = 3
-OWN = {"ppo": {"epochs": 2, "minibatches": 2}}
+OWN = {
+    "ppo": {"epochs": 2, "minibatches": 2},
+    "sac": {"warmup_steps": 6, "batch_size": 16, "gradient_steps": 3, "n_step": 3}
+    | {"replay_capacity": 96},
+}
 
 
 def main() -> None:

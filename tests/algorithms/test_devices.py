@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_two_devices_give_the_parameters_of_one():
     flags = "--xla_force_host_platform_device_count=2"
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.algorithms.split_over_devices", "rpo", "sapo", "ppo"],
+        [sys.executable, "-m", "tests.algorithms.split_over_devices", "rpo", "sapo", "ppo", "sac"],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,

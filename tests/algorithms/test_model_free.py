@@ -1,4 +1,4 @@
-"""PPO on probe environments, one of which refuses to be differentiated."""
+"""PPO and SAC on probe environments, one of which refuses to be differentiated."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rpo import algorithms
+from rpo.algorithms.sac import action_values
 from rpo.nets import policy_action
 from tests.algorithms.probe_environments import (
     Chain,
@@ -18,10 +19,21 @@ SMALL = {
     "num_envs": 16,
     "horizon": 16,
     "total_steps": 100_000,
-    "actor_hidden_sizes": (16,),
-    "critic_hidden_sizes": (16,),
+    "actor_hidden_sizes": (32,),
+    "critic_hidden_sizes": (32,),
 }
-OWN = {"ppo": {"learning_rate": 1e-3}}
+OWN = {
+    "ppo": {"learning_rate": 1e-3},
+    "sac": {
+        "batch_size": 256,
+        "gradient_steps": 16,
+        "n_step": 1,
+        "target_smoothing": 0.1,
+        "replay_capacity": 20_000,
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 3e-3,
+    },
+}
 
 
 def trained(name, env, iterations, **settings):
@@ -57,10 +69,10 @@ def test_the_forward_only_environment_raises_when_differentiated():
         )
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("ppo", 120)])
+@pytest.mark.parametrize(("name", "iterations"), [("ppo", 120), ("sac", 120)])
 def test_learns_in_an_environment_that_cannot_be_differentiated(name, iterations):
     """What pays does so only through the dynamics; the best possible return is -0.375."""
-    _, state, metrics = trained(name, ForwardOnly(), iterations)
+    _, state, metrics = trained(name, ForwardOnly(), iterations, discount=0.9)
     returns = metrics["episode_return"]
     assert returns[0] < -3.0
     assert returns[-1] > -0.6
@@ -68,7 +80,7 @@ def test_learns_in_an_environment_that_cannot_be_differentiated(name, iterations
     assert act(state, -1.0) > 0.7
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("ppo", 80)])
+@pytest.mark.parametrize(("name", "iterations"), [("ppo", 80), ("sac", 80)])
 def test_one_step_reward_is_maximised(name, iterations):
     """Reward -(a - 0.3)^2."""
     _, state, _ = trained(name, OneStep(), iterations)
@@ -97,3 +109,27 @@ def test_ppo_bootstraps_at_time_limits_only(terminates, expected):
         values_of_ppo(algorithm, state, np.zeros((1, 1))), expected, atol=0.06
     )
     np.testing.assert_allclose(metrics["episode_return"][-1], 2.0)
+
+
+def values_of_sac(state, observations):
+    observation = state.normalizer(jnp.asarray(observations, jnp.float32))
+    action = jnp.zeros((len(observations), 1))
+    return np.asarray(action_values(state.critics, observation, action))
+
+
+WITHOUT_ENTROPY = {"discount": 0.5, "initial_temperature": 1e-4, "temperature_learning_rate": 0.0}
+
+
+@pytest.mark.parametrize("n_step", [1, 2])
+def test_sac_bootstraps_from_the_observation_after_the_window(n_step):
+    _, state, _ = trained("sac", Chain(), 100, n_step=n_step, **WITHOUT_ENTROPY)
+    expected = np.broadcast_to([0.25, 0.5, 1.0], (2, 3))
+    np.testing.assert_allclose(values_of_sac(state, np.eye(3)), expected, atol=0.03)
+
+
+@pytest.mark.parametrize(("terminates", "expected"), [(False, 2.0), (True, 4 / 3)])
+def test_sac_bootstraps_at_time_limits_only(terminates, expected):
+    """All states look alike and windows have one step: as for PPO."""
+    env = ConstantReward(2, terminates=terminates)
+    _, state, _ = trained("sac", env, 60, n_step=1, **WITHOUT_ENTROPY)
+    np.testing.assert_allclose(values_of_sac(state, np.zeros((1, 1))), expected, atol=0.06)

@@ -79,6 +79,41 @@ def test_paper_preset_of_ppo(task: str) -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
+# Appendix G.1 and Table 7; Ant and Hopper take the figures of their likes
+SAC = {
+    "horizon": 32,
+    "warmup_steps": 32,
+    "batch_size": 2048,
+    "replay_capacity": 1_000_000,
+    "actor_hidden_sizes": (400, 200, 100),
+    "critic_hidden_sizes": (400, 200, 100),
+    "critic_learning_rate": 5e-4,
+    "initial_temperature": 1.0,
+    "temperature_learning_rate": 5e-3,
+    "max_gradient_norm": 0.5,
+}
+SAC_TASKS = {  # n, actor's learning rate, tau, gradient steps
+    "humanoid": (3, 5e-4, 0.2, 8),
+    "anymal": (10, 2e-3, 0.6, 8),
+    "ant": (10, 2e-3, 0.6, 8),
+    "hopper": (3, 5e-4, 0.2, 64),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_paper_preset_of_sac(task: str) -> None:
+    num_envs, total_steps, _, _ = TASKS[task]
+    names = ("n_step", "actor_learning_rate", "target_smoothing", "gradient_steps")
+    expected = SAC | {"num_envs": num_envs, "total_steps": total_steps}
+    expected |= dict(zip(names, SAC_TASKS[task], strict=True))
+    for preset in ("paper", "fast"):
+        config = algorithms.config_class("sac")(**PRESETS["sac"][task][preset])
+        if preset == "paper":
+            assert {name: getattr(config, name) for name in expected} == expected
+        reused = config.batch_size * config.gradient_steps / (config.num_envs * config.horizon)
+        assert reused == (8 if task == "humanoid" else 4)
+
+
 def test_every_method_has_settings_for_tasks_that_are_not_shipped() -> None:
     for algorithm in algorithms.names():
         config = algorithms.config_class(algorithm)(**preset_settings(algorithm, "mine", "fast"))
