@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rpo.algorithms.base import Algorithm, Metrics, TrainState
+from rpo.algorithms.gippo import GIPPO, GIPPOConfig
 from rpo.algorithms.ppo import PPO, PPOConfig
 from rpo.algorithms.rpo import RPO, RPOConfig
 from rpo.algorithms.sac import SAC, SACConfig
@@ -17,6 +18,7 @@ _METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "rpo": (RPO, RPOConfig),
     "sapo": (SAPO, SAPOConfig),
     "shac": (SHAC, SHACConfig),
+    "gippo": (GIPPO, GIPPOConfig),
     "ppo": (PPO, PPOConfig),
     "sac": (SAC, SACConfig),
 }
@@ -64,12 +66,14 @@ def _find(name: str) -> tuple[type[Any], type[Any]]:
 
 
 __all__ = [
+    "GIPPO",
     "PPO",
     "RPO",
     "SAC",
     "SAPO",
     "SHAC",
     "Algorithm",
+    "GIPPOConfig",
     "Metrics",
     "PPOConfig",
     "RPOConfig",

@@ -1,4 +1,4 @@
-"""What SHAC, SAPO and RPO share: one iteration around a rollout with cached action gradients."""
+"""What all first-order methods share: one iteration around a rollout with action gradients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rpo.algorithms.devices import (
 from rpo.algorithms.optimizer import SCHEDULES, Optimizer, Schedule, learning_rate_at
 from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
-from rpo.algorithms.surrogate import ActorBatch, make_actor_batch, reward_with_entropy
+from rpo.algorithms.surrogate import make_actor_batch, reward_with_entropy
 from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
 from rpo.nets import CriticEnsemble, TanhGaussianPolicy, new_normalizer
@@ -38,7 +38,7 @@ from rpo.nets import CriticEnsemble, TanhGaussianPolicy, new_normalizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstOrderConfig:
-    """Settings that SHAC, SAPO and RPO share. The defaults are the paper's (Tables 2 and 3, Ant).
+    """Settings that all first-order methods share. The defaults are the paper's (Tables 2, 3, Ant).
 
     Args:
         num_envs: environments N.
@@ -143,7 +143,8 @@ class FirstOrderConfig:
 class FirstOrderAlgorithm(Algorithm):
     """One iteration: differentiable rollout, actor update on cached action gradients, critics.
 
-    A method defines `entropy_coefficient` and `update_actor`.
+    A method defines `entropy_coefficient` and `update_actor`; one that learns from something else
+    than the gradient of the discounted return defines `actor_return` and `make_batch`, too.
     """
 
     config: eqx.AbstractVar[Any]
@@ -154,12 +155,30 @@ class FirstOrderAlgorithm(Algorithm):
 
     @abc.abstractmethod
     def update_actor(
-        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
+        self, state: TrainState, batch: PyTree, learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """The state with a new policy and actor optimiser, and metrics.
 
-        They include `actor_gradient_norm`.
+        They include `actor_gradient_norm`. The batch is that of `make_batch`.
         """
+
+    def actor_return(
+        self,
+        segment: Segment,
+        reward: Float[Array, "steps envs"],
+        next_value: Float[Array, "steps envs"],
+    ) -> Float[Array, " envs"]:
+        """What is differentiated by every action: the discounted return, entropy in the reward."""
+        return segment_return(
+            reward, next_value, segment.terminated, segment.truncated, self.config.discount
+        )
+
+    def make_batch(
+        self, state: TrainState, rollout: Rollout, observation: Float[Array, "steps envs size"]
+    ) -> PyTree:
+        """What the actor learns from; `observation` is normalised."""
+        del state
+        return make_actor_batch(rollout, observation, self.config.discount)
 
     def initial_method_state(self) -> PyTree:
         """What only this method keeps in `TrainState.method`."""
@@ -219,7 +238,7 @@ class FirstOrderAlgorithm(Algorithm):
         )
         metrics = self._rollout_metrics(rollout)
         target = self.value_target(segment, rollout.auxiliary, coefficient)
-        batch = make_actor_batch(rollout, observation, config.discount)
+        batch = self.make_batch(state, rollout, observation)
 
         state = dataclasses.replace(state, environments=rollout.environments)
         state, actor_metrics = self.update_actor(state, batch, learning_rate)
@@ -259,13 +278,8 @@ class FirstOrderAlgorithm(Algorithm):
 
         def objective(segment: Segment) -> tuple[Array, Array]:
             values = frozen_values(state.critics, state.normalizer(segment.final_observation))
-            value = segment_return(
-                reward_with_entropy(segment, coefficient),
-                jnp.mean(values, axis=0),
-                segment.terminated,
-                segment.truncated,
-                self.config.discount,
-            )
+            reward = reward_with_entropy(segment, coefficient)
+            value = self.actor_return(segment, reward, jnp.mean(values, axis=0))
             return value, jnp.moveaxis(values, 0, -1)
 
         return rollout_with_action_gradients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -15,9 +16,8 @@ from rpo.algorithms.returns import step_discounts
 from rpo.algorithms.rollout import Rollout, Segment
 from rpo.nets import Gaussian, GaussianPolicy
 
-ActorLoss = Callable[
-    [GaussianPolicy, "ActorBatch"], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
-]
+Batch = TypeVar("Batch", bound=eqx.Module)
+ActorLoss = Callable[[GaussianPolicy, Batch], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
 """Maps a policy and samples to a loss, a mean over the samples, and diagnostics."""
 
 
@@ -102,21 +102,23 @@ def make_actor_batch(
 
 
 def actor_gradient(
-    loss: ActorLoss, policy: GaussianPolicy, batch: ActorBatch
+    loss: ActorLoss[Batch], policy: GaussianPolicy, batch: Batch
 ) -> tuple[GaussianPolicy, dict[str, Float[Array, " chunks"]]]:
     """Gradient of `loss` over the whole batch, summed up over chunks that fit in cache.
 
     At the paper's network sizes this is two to three times as fast as one pass over 4096 samples.
+    Every leaf of the batch leads with (steps, envs).
 
     Returns:
         the gradient, and the diagnostics of every chunk; all chunks have the same size.
     """
-    samples = batch.entropy_weight.size
+    steps, envs = jax.tree.leaves(batch)[0].shape[:2]
+    samples = steps * envs
     rows = largest_divisor(samples, CHUNK_ROWS)
     count = samples // rows
     chunks = jax.tree.map(lambda x: x.reshape(count, rows, *x.shape[2:]), batch)
 
-    def add(total: GaussianPolicy, chunk: ActorBatch) -> tuple[GaussianPolicy, dict[str, Array]]:
+    def add(total: GaussianPolicy, chunk: Batch) -> tuple[GaussianPolicy, dict[str, Array]]:
         gradient, diagnostics = jax.grad(loss, has_aux=True)(policy, chunk)
         return jax.tree.map(jnp.add, total, gradient), diagnostics
 

@@ -1,6 +1,6 @@
 """Settings per algorithm and task, as data; what is not listed keeps its config class's default.
 
-`paper` holds the figures of the paper's Tables 2, 3 and 4; `fast` is tuned for wall-clock time on
+`paper` holds the figures of the paper's Tables 2 to 5; `fast` is tuned for wall-clock time on
 two CPU cores. `CUSTOM` serves environments that are not shipped.
 """
 
@@ -19,7 +19,7 @@ _PAPER_COMMON: Settings = {  # Table 2: what all methods have in common
     "critic_hidden_sizes": (400, 200, 100),
 }
 
-_PAPER_SHARED: Settings = _PAPER_COMMON | {  # Table 2: SHAC, SAPO and RPO
+_PAPER_SHARED: Settings = _PAPER_COMMON | {  # Table 2: all first-order methods
     "td_lambda": 0.95,
     "num_critics": 2,
     "critic_learning_rate": 5e-4,
@@ -44,6 +44,14 @@ _PAPER_ALGORITHM: dict[str, Settings] = {  # Table 2
         "actor_learning_rate_schedule": "linear",
         "temperature_learning_rate": 5e-3,
         "initial_temperature": 1.0,
+    },
+    # 6 epochs, one of them the regression. It does not give the number of minibatches: as for PPO.
+    "gippo": {
+        "actor_learning_rate": 5e-4,
+        "actor_learning_rate_schedule": "constant",
+        "max_gradient_norm": 1.0,
+        "ppo_epochs": 5,
+        "ppo_minibatches": 4,
     },
 }
 
@@ -86,6 +94,14 @@ _PAPER_RPO_TASK: dict[str, Settings] = {  # Table 4
     "humanoid": {"entropy_coefficient": 0.5, "kl_coefficient": 0.5},
 }
 
+_PAPER_GIPPO: Settings = {"clip": 0.2, "alpha_interval": 0.4, "alpha_factor": 1.02}
+_PAPER_GIPPO_TASK: dict[str, Settings] = {  # Table 5
+    "hopper": _PAPER_GIPPO | {"initial_alpha": 0.5, "max_out_of_range": 0.7},
+    "ant": _PAPER_GIPPO | {"initial_alpha": 0.5, "max_out_of_range": 0.8},
+    "anymal": _PAPER_GIPPO | {"initial_alpha": 1e-3, "max_out_of_range": 0.5},
+    "humanoid": _PAPER_GIPPO | {"initial_alpha": 5e-3, "max_out_of_range": 0.1},
+}
+
 _SAC_HUMANOID: Settings = {"n_step": 3, "actor_learning_rate": 5e-4, "target_smoothing": 0.2}
 _SAC_ANYMAL: Settings = {"n_step": 10, "actor_learning_rate": 2e-3, "target_smoothing": 0.6}
 _PAPER_SAC_TASK: dict[str, Settings] = {  # Table 7 has the humanoid and ANYmal only
@@ -122,7 +138,7 @@ def _paper(algorithm: str, task: str) -> Settings:
     if algorithm in _PAPER_MODEL_FREE:
         own = _PAPER_SAC_TASK[task] if algorithm == "sac" else {}
         return _PAPER_COMMON | _PAPER_MODEL_FREE[algorithm] | _PAPER_TASK[task] | own
-    own = _PAPER_RPO_TASK[task] if algorithm == "rpo" else {}
+    own = {"rpo": _PAPER_RPO_TASK, "gippo": _PAPER_GIPPO_TASK}.get(algorithm, {}).get(task, {})
     return _PAPER_SHARED | _PAPER_ALGORITHM[algorithm] | _PAPER_TASK[task] | own
 
 
@@ -154,7 +170,7 @@ CUSTOM: Settings = {
 """The preset `fast` of environments that are not shipped."""
 
 CUSTOM_FIRST_ORDER: Settings = CUSTOM | {"critic_passes": 8}
-"""The same for SHAC, SAPO and RPO."""
+"""The same for first-order methods."""
 
 CUSTOM_SAC: Settings = CUSTOM | _SAC_HUMANOID | {"replay_capacity": 100_000}
 """The same for SAC."""

@@ -36,6 +36,16 @@ OWN = {  # Table 2, by column
         "temperature_learning_rate": 5e-3,
         "initial_temperature": 1.0,
     },
+    "gippo": {
+        "actor_learning_rate": 5e-4,
+        "actor_learning_rate_schedule": "constant",
+        "max_gradient_norm": 1.0,
+        "ppo_epochs": 5,
+        "alpha_steps": 16,
+        "clip": 0.2,
+        "alpha_interval": 0.4,
+        "alpha_factor": 1.02,
+    },
 }
 # Table 3, the budgets, and Table 4: environments, steps, entropy and KL coefficient
 TASKS = {
@@ -43,6 +53,12 @@ TASKS = {
     "ant": (128, 8_000_000, 0.2, 0.25),
     "humanoid": (64, 10_000_000, 0.5, 0.5),
     "anymal": (128, 10_000_000, 0.25, 0.2),
+}
+GIPPO_TASKS = {  # Table 5: alpha and max oorr
+    "hopper": (0.5, 0.7),
+    "ant": (0.5, 0.8),
+    "humanoid": (5e-3, 0.1),
+    "anymal": (1e-3, 0.5),
 }
 
 
@@ -53,6 +69,9 @@ def test_paper_preset_is_the_papers(algorithm: str, task: str) -> None:
     expected = SHARED | OWN[algorithm] | {"num_envs": num_envs, "total_steps": total_steps}
     if algorithm == "rpo":
         expected |= {"entropy_coefficient": entropy, "kl_coefficient": kl}
+    if algorithm == "gippo":
+        names = ("initial_alpha", "max_out_of_range")
+        expected |= dict(zip(names, GIPPO_TASKS[task], strict=True))
     config = algorithms.config_class(algorithm)(**PRESETS[algorithm][task]["paper"])
     assert {name: getattr(config, name) for name in expected} == expected
 

@@ -1,0 +1,460 @@
+"""GI-PPO's own equations: advantage gradients, alpha policy, the two tests, the ratio of PPO."""
+
+import dataclasses
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpo.algorithms import GIPPO, GIPPOConfig
+from rpo.algorithms.alpha_policy import AdvantageBatch, fit_alpha_policy, regression_loss
+from rpo.algorithms.devices import environment_keys
+from rpo.algorithms.gippo import (
+    AlphaState,
+    PPOBatch,
+    density_ratio,
+    log_denominator,
+    volume_ratio,
+)
+from rpo.algorithms.optimizer import Optimizer
+from rpo.algorithms.rollout import draw_noise
+from rpo.nets import Gaussian, Normalizer, new_normalizer
+from tests.algorithms.probe_environments import Wanderer
+
+ENVS, HORIZON, DISCOUNT, DECAY = 12, 6, 0.9, 0.7
+ENV = Wanderer()
+SMALL = GIPPO(
+    GIPPOConfig(
+        num_envs=ENVS,
+        horizon=HORIZON,
+        discount=DISCOUNT,
+        td_lambda=DECAY,
+        actor_hidden_sizes=(8, 8),
+        critic_hidden_sizes=(8,),
+        block_size=4,
+        critic_minibatches=1,
+        ppo_minibatches=2,
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def prepared():
+    """A state with observation statistics unlike the identity, its batch and its rollout."""
+    state = SMALL.init(ENV, jax.random.PRNGKey(3))
+    data = 1 + 2 * jax.random.normal(jax.random.PRNGKey(4), (50, 3))
+    state = dataclasses.replace(state, normalizer=state.normalizer.update(data))
+    rollout = jax.jit(lambda s: SMALL.rollout(ENV, s, jax.random.PRNGKey(5)))(state)
+    observation = state.normalizer(rollout.segment.observation)
+    return state, SMALL.make_batch(state, rollout, observation), rollout.segment
+
+
+def plain_advantages(state, perturbation):
+    """GAE of every step, by its definition as a sum, from a loop over time; and what was seen."""
+    keys = environment_keys(jax.random.PRNGKey(5), jnp.arange(ENVS))
+    noise = draw_noise(keys, HORIZON, 2)[0]
+    env_state = state.environments.state
+
+    def value(observation):
+        normalized = state.normalizer(observation)
+        return sum(member(normalized)[:, 0] for member in state.critics.members) / 2
+
+    errors, continues, seen = [], [], []
+    for t in range(HORIZON):
+        observation = env_state.observation
+        distribution = state.policy(state.normalizer(observation))
+        u = distribution.mean + jnp.exp(distribution.log_std) * noise[t] + perturbation[t]
+        env_state, transition = ENV.step(env_state, jnp.tanh(u))
+        beyond = jnp.where(transition.terminated, 0, value(transition.final_observation))
+        errors.append(transition.reward + DISCOUNT * beyond - value(observation))
+        continues.append(~(transition.terminated | transition.truncated))
+        seen.append((state.normalizer(observation), u))
+
+    advantages = []
+    for t in range(HORIZON):
+        total, weight = 0.0, jnp.ones(ENVS)
+        for k in range(t, HORIZON):
+            total += weight * errors[k]
+            weight = weight * DISCOUNT * DECAY * continues[k]
+        advantages.append(total)
+    return jnp.stack(advantages), seen
+
+
+def test_one_backward_pass_gives_the_advantage_gradient_of_every_step():
+    state, batch, segment = prepared()
+    # the case must hold every kind of episode end, and whole segments between two of them
+    assert bool(segment.terminated[:-1].any())
+    assert bool(segment.truncated[:-1].any())
+    assert int(jnp.max(jnp.sum(segment.terminated | segment.truncated, axis=0))) >= 2
+
+    def each_step(perturbation):
+        advantages, seen = plain_advantages(state, perturbation)
+        return advantages.sum(axis=1), (advantages, seen)
+
+    zero = jnp.zeros((HORIZON, ENVS, 2))
+    jacobian, (advantages, seen) = jax.jit(jax.jacrev(each_step, has_aux=True))(zero)
+    for t in range(HORIZON):
+        np.testing.assert_allclose(batch.gradient[t], jacobian[t, t], rtol=1e-9, atol=1e-12)
+        assert float(jnp.abs(jacobian[t, t]).max()) > 0.1
+        np.testing.assert_allclose(batch.advantage[t], advantages[t], rtol=1e-9, atol=1e-12)
+        observation, action = seen[t]
+        np.testing.assert_allclose(batch.observation[t], observation, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(batch.action[t], action, rtol=1e-9, atol=1e-12)
+
+
+class Constant(eqx.Module):
+    """A policy whose distribution does not depend on the observation."""
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def __call__(self, observation):
+        shape = (*observation.shape[:-1], self.mean.shape[-1])
+        return Gaussian(jnp.broadcast_to(self.mean, shape), jnp.broadcast_to(self.log_std, shape))
+
+
+def regression_problem():
+    """One distribution for twenty samples, whose targets all lie 0.2 * (0.3, -0.1) away."""
+    policy = Constant(jnp.array([0.2, -0.4]), jnp.array([-0.1, 0.3]))
+    observation = jnp.zeros((4, 5, 1))
+    old = policy(observation)
+    action = old.sample(jax.random.normal(jax.random.PRNGKey(0), (4, 5, 2)))
+    gradient = jnp.broadcast_to(jnp.array([0.3, -0.1]), action.shape)
+    return policy, AdvantageBatch(observation, action, old, jnp.ones((4, 5)), gradient)
+
+
+ADAM = Optimizer(weight_decay=0.0, max_gradient_norm=1.0)
+ALPHA = 0.2
+
+
+def started(policy):
+    """An optimiser that has made steps before, so that restoring its moments matters."""
+    state = ADAM.init(policy)
+    gradient = Constant(jnp.array([0.1, 0.2]), jnp.array([-0.3, 0.1]))
+    return ADAM.step(policy, state, gradient, 0.0)[1]
+
+
+def plain_regression(policy, batch, rate, steps=16):
+    """Losses and result of an attempt, in a loop."""
+    noise = (batch.action - batch.old.mean) / batch.old.std
+    target = batch.action + ALPHA * batch.gradient
+
+    def loss(policy):
+        made = policy.mean + jnp.exp(policy.log_std) * noise
+        return jnp.sum((made - target) ** 2) / batch.advantage.size
+
+    state, losses = started(policy), []
+    for _ in range(steps):
+        value, gradient = jax.value_and_grad(loss)(policy)
+        policy, state, _ = ADAM.step(policy, state, gradient, rate)
+        losses.append(float(value))
+    return policy, state, losses
+
+
+@functools.partial(jax.jit, static_argnames="retries")
+def fitted(rate, scale=1.0, retries=8):
+    policy, batch = regression_problem()
+    return fit_alpha_policy(
+        (policy, started(policy)),
+        dataclasses.replace(batch, gradient=scale * batch.gradient),
+        jnp.array(ALPHA),
+        optimizer=ADAM,
+        learning_rate=rate,
+        steps=16,
+        retries=retries,
+        axis=None,
+    )
+
+
+def assert_equal(one, other):
+    for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)
+
+
+def test_regression_loss_by_hand():
+    policy, batch = regression_problem()
+    np.testing.assert_allclose(
+        regression_loss(policy, batch, jnp.array(ALPHA)), 0.06**2 + 0.02**2, rtol=1e-10
+    )
+    moved = Constant(policy.mean + jnp.array([0.06, 0.0]), policy.log_std + jnp.log(2.0))
+    noise = (batch.action - policy.mean) / jnp.exp(policy.log_std)
+    spread = jnp.exp(policy.log_std) * noise  # the std has doubled: once more the spread
+    expected = jnp.mean(spread[..., 0] ** 2 + (spread[..., 1] + 0.02) ** 2)
+    np.testing.assert_allclose(
+        regression_loss(moved, batch, jnp.array(ALPHA)), expected, rtol=1e-10
+    )
+
+
+def test_a_regression_that_succeeds_is_not_repeated():
+    policy, batch = regression_problem()
+    fit = fitted(3e-3)
+    expected, moments, losses = plain_regression(policy, batch, 3e-3)
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(fit.attempts) == 1
+    assert_equal((fit.first_loss, fit.last_loss), (losses[0], losses[-1]))
+    assert_equal(fit.actor, (expected, moments))
+
+
+def test_a_regression_that_fails_starts_anew_with_a_smaller_rate():
+    policy, batch = regression_problem()
+    fit = fitted(4.0)
+    attempts = int(fit.attempts)
+    assert attempts == 5
+    for attempt in range(attempts):
+        expected, moments, losses = plain_regression(policy, batch, 4.0 / 1.5**attempt)
+        assert (losses[-1] > losses[0]) == (attempt < attempts - 1)
+    assert_equal(fit.actor, (expected, moments))
+    assert_equal((fit.first_loss, fit.last_loss), (losses[0], losses[-1]))
+
+
+def test_a_regression_that_never_succeeds_leaves_the_actor_alone():
+    policy, _ = regression_problem()
+    for retries in (8, 2):
+        fit = fitted(100.0, retries=retries)
+        assert int(fit.attempts) == retries + 1
+        assert float(fit.last_loss) > float(fit.first_loss)
+        assert_equal(fit.actor, (policy, started(policy)))
+
+
+def test_steps_along_gradients_that_are_not_finite_are_skipped_and_counted():
+    policy, _ = regression_problem()
+    fit = fitted(1.0, jnp.nan)
+    assert_equal(fit.actor[0], policy)
+    assert int(fit.actor[1].skipped) == int(fit.actor[1].skipped_in_a_row) == 16
+
+
+def test_seeds_retry_independently():
+    rates = jnp.array([3e-3, 4.0, 100.0])
+    together = jax.vmap(fitted)(rates)
+    assert len(set(np.asarray(together.attempts))) == 3
+    for i, rate in enumerate(rates):
+        assert_equal(jax.tree.map(lambda x, i=i: x[i], together), fitted(rate))
+
+
+def test_volume_ratio_is_the_product_over_dimensions():
+    old = Gaussian(jnp.zeros((1, 3)), jnp.log(jnp.array([[1.0, 2.0, 0.5]])))
+    new = Gaussian(jnp.ones((1, 3)), jnp.log(jnp.array([[1.5, 1.6, 0.25]])))
+    np.testing.assert_allclose(volume_ratio(new, old), [1.5 * 0.8 * 0.5])
+
+
+def constructed(ratios, advantages=None, volumes=None):
+    """Samples with the given density ratios (of means 1 and 0, std 1) and, second, volumes.
+
+    A second action dimension at its mean holds the volume; its density ratio 1 / volume is undone
+    by the first dimension.
+    """
+    ratios = jnp.asarray(ratios)[None]
+    volumes = jnp.ones_like(ratios) if volumes is None else jnp.asarray(volumes)[None]
+    zero = jnp.zeros((*ratios.shape, 2))
+    first = jnp.log(ratios * volumes) + 0.5  # log ratio of the first dimension: u - 1/2
+    batch = AdvantageBatch(
+        observation=zero,
+        action=zero.at[..., 0].set(first),
+        old=Gaussian(zero, zero),
+        advantage=jnp.ones_like(ratios) if advantages is None else jnp.asarray(advantages)[None],
+        gradient=zero,
+    )
+    return batch, Gaussian(zero.at[..., 0].set(1.0), zero.at[..., 1].set(jnp.log(volumes)))
+
+
+def adapted(batch, new, *, alpha=0.5, gains=None, **settings):
+    settings = {"max_out_of_range": 0.5, "clip": 0.2, "alpha_interval": 0.4} | settings
+    algorithm = GIPPO(GIPPOConfig(**settings))
+    gains = new_normalizer(1) if gains is None else gains
+    state, metrics = algorithm.adapt_alpha(AlphaState(jnp.array(alpha), gains), batch, new)
+    return float(state.alpha), state, metrics
+
+
+LONGER, SHORTER = 0.5 * 1.02, 0.5 / 1.02
+
+
+@pytest.mark.parametrize(
+    ("volumes", "expected"),
+    [
+        ([1.0, 1.0, 1.0], LONGER),
+        ([1.399, 0.601, 1.0], LONGER),
+        ([1.0, 1.401, 1.0], SHORTER),  # one sample is enough
+        ([0.599, 1.0, 1.0], SHORTER),
+    ],
+)
+def test_variance_test(volumes, expected):
+    batch, new = constructed([1.0, 1.0, 1.0], volumes=volumes)
+    alpha, _, metrics = adapted(batch, new)
+    np.testing.assert_allclose(alpha, expected, rtol=1e-12)
+    assert float(metrics["alpha"]) == 0.5
+    np.testing.assert_allclose(
+        metrics["alpha_volume_deviation"], np.abs(np.array(volumes) - 1).max(), rtol=1e-9
+    )
+    np.testing.assert_allclose(metrics["alpha_out_of_range"], 0.0)
+
+
+def test_alpha_never_exceeds_one():
+    alpha, _, _ = adapted(*constructed([1.0]), alpha=0.99)
+    assert alpha == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ratios", "share", "expected"),
+    [
+        ([1.19, 0.81, 1.0, 1.0], 0.0, LONGER),
+        ([1.21, 0.79, 1.0, 1.0], 0.5, LONGER),
+        ([1.21, 0.79, 1.3, 1.0], 0.75, SHORTER),
+        ([4e-9, 1e30, 1.3, 1.0], 0.75, SHORTER),
+    ],
+)
+def test_bias_test_by_the_share_of_ratios_out_of_range(ratios, share, expected):
+    alpha, _, metrics = adapted(*constructed(ratios))
+    np.testing.assert_allclose(metrics["alpha_out_of_range"], share)
+    np.testing.assert_allclose(alpha, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("advantages", "earlier", "expected"),
+    [
+        # gain = 0.1 * A_1 - 0.1 * A_2
+        ([60.0, 40.0], (0.0, 1.0, 99), LONGER),  # +2
+        ([40.0, 60.0], (0.0, 1.0, 99), SHORTER),  # -2, twice the standard deviation
+        ([40.0, 60.0], (0.0, 9.0, 99), LONGER),  # -2 is usual
+        ([40.0, 60.0], (-2.5, 1.0, 99), LONGER),  # and better than that
+        ([60.0, 40.0], (9.0, 1.0, 99), LONGER),  # +2: worse than ever, but a gain
+        ([40.0, 60.0], (0.0, 1.0, 0), LONGER),  # the first one is its own mean
+    ],
+)
+def test_bias_test_by_the_predicted_gain(advantages, earlier, expected):
+    """`earlier` holds mean, variance and number of the gains so far."""
+    mean, variance, count = earlier
+    gains = Normalizer(jnp.array([mean]), jnp.array([variance]), jnp.array(float(count)))
+    alpha, state, metrics = adapted(*constructed([1.1, 0.9], advantages), gains=gains)
+    np.testing.assert_allclose(alpha, expected, rtol=1e-12)
+    gain = 0.1 * (advantages[0] - advantages[1])
+    square = (count * (variance + mean**2) + gain**2) / (count + 1)
+    mean = (count * mean + gain) / (count + 1)
+    variance = square - mean**2
+    np.testing.assert_allclose(state.gains.mean, [mean], rtol=1e-9)
+    np.testing.assert_allclose(state.gains.variance, [variance], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        metrics["alpha_gain"], (gain - mean) / np.sqrt(variance + 1e-5), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_denominator_is_the_mean_of_two_densities_unless_one_sample_is_far_away():
+    old = jnp.log(jnp.array([[0.5, 0.2, 0.1]]))
+    alpha = jnp.log(jnp.array([[0.1, 0.3, 5.0]]))
+    assert float(jnp.abs(alpha - old).max()) < 4
+    np.testing.assert_allclose(
+        jnp.exp(log_denominator(old, alpha, None)), [[0.3, 0.25, 2.55]], rtol=1e-9
+    )
+    for far in (0.1 * jnp.exp(4.01), 0.1 * jnp.exp(-4.01)):
+        away = alpha.at[0, 2].set(jnp.log(far))
+        np.testing.assert_array_equal(log_denominator(old, away, None), away)
+
+
+def test_log_ratios_are_clamped():
+    ratio = density_ratio(jnp.array([0.5, 40.0, -40.0]), jnp.array([0.2, 1.0, 1.0]))
+    np.testing.assert_allclose(ratio, np.exp([0.3, 16.0, -16.0]), rtol=1e-12)
+
+
+def test_loss_of_the_ppo_phase_by_hand():
+    """Ratios 1.1, 1.5 and 0.5 to a denominator that is not the old density."""
+    batch, new = constructed([1.0, 1.0, 1.0], [2.0, 2.0, -1.0])
+    ratios = jnp.array([[1.1, 1.5, 0.5]])
+    samples = PPOBatch(
+        observation=batch.observation,
+        action=batch.action,
+        old=batch.old,
+        log_denominator=new.log_prob(batch.action) - jnp.log(ratios),
+        advantage=batch.advantage,
+    )
+    algorithm = GIPPO(GIPPOConfig(clip=0.2))
+    loss, metrics = algorithm.ppo_loss(lambda _: new, samples)
+    np.testing.assert_allclose(loss, -(1.1 * 2 + 1.2 * 2 - 0.8) / 3, rtol=1e-10)
+    np.testing.assert_allclose(metrics["ratio_max"], 1.5, rtol=1e-10)
+    np.testing.assert_allclose(metrics["clip_fraction"], 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(metrics["kl"], 0.5, rtol=1e-10)
+
+
+class Table(eqx.Module):
+    """A policy with one mean per observation, which is one-hot; std 1."""
+
+    mean: jax.Array
+
+    def __call__(self, observation):
+        mean = observation @ self.mean
+        return Gaussian(mean, jnp.zeros_like(mean))
+
+
+def test_every_sample_meets_its_own_advantage_in_the_ppo_phase():
+    """With a mean per sample, each must move to or from its own action by its own advantage."""
+    config = dataclasses.replace(SMALL.config, weight_decay=0.0, ppo_epochs=1)
+    algorithm = GIPPO(config)
+    keys = jax.random.split(jax.random.PRNGKey(1), 3)
+    count = HORIZON * ENVS
+    policy = Table(jax.random.normal(keys[0], (count, 1)))
+    observation = jnp.eye(count).reshape(HORIZON, ENVS, count)
+    old = policy(observation)
+    action = old.mean + jax.random.normal(keys[1], old.mean.shape)
+    advantage = jax.random.normal(keys[2], (HORIZON, ENVS)) + 3.0
+    batch = AdvantageBatch(observation, action, old, advantage, jnp.zeros_like(action))
+    state = dataclasses.replace(
+        prepared()[0], policy=policy, actor_optimizer=algorithm.optimizer.init(policy)
+    )
+    after, _ = jax.jit(lambda s: algorithm.update_actor(s, batch, 1e-3))(state)
+
+    moved = (after.policy.mean - policy.mean).reshape(HORIZON, ENVS)
+    direction = (action - old.mean)[..., 0] * (advantage - advantage.mean())
+    np.testing.assert_array_equal(np.sign(moved), np.sign(direction))
+
+
+def test_an_update_keeps_its_alpha_and_reports():
+    state = SMALL.init(ENV, jax.random.PRNGKey(0))
+    update = jax.jit(lambda s: SMALL.update(ENV, s))
+    after, metrics = update(state)
+    passed = (
+        metrics["alpha_volume_deviation"] <= 0.4
+        and metrics["alpha_out_of_range"] <= 0.8
+        and metrics["alpha_gain"] >= -1
+    )
+    expected = 0.5 * 1.02 if passed else 0.5 / 1.02
+    np.testing.assert_allclose(after.method.alpha, expected, rtol=1e-9)
+    assert float(after.method.gains.count) == 1
+    assert float(metrics["alpha_loss_last"]) < float(metrics["alpha_loss_first"])
+    np.testing.assert_allclose(metrics["learning_rate"], 5e-4)
+    expected = {f"{name}_epoch_{m}" for name in ("kl", "ratio_max") for m in range(1, 6)}
+    expected |= {"alpha_attempts", "alpha_gradient_norm", "actor_gradient_norm", "clip_fraction"}
+    assert expected < set(metrics)
+
+    after, metrics = update(after)
+    np.testing.assert_allclose(metrics["alpha"], 0.5 * 1.02 if passed else 0.5 / 1.02, rtol=1e-9)
+    assert all(np.shape(value) == () and np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"initial_alpha": 0.0}, "initial_alpha is 0.0, must be positive"),
+        ({"initial_alpha": 2.0}, "initial_alpha is 2.0, must lie in"),
+        ({"max_out_of_range": 1.1}, "max_out_of_range is 1.1"),
+        ({"alpha_interval": -0.4}, "alpha_interval is -0.4"),
+        ({"alpha_factor": 0.9}, "alpha_factor is 0.9, must be at least 1"),
+        ({"alpha_steps": 0}, "alpha_steps is 0"),
+        ({"alpha_retries": -1}, "alpha_retries is -1"),
+        ({"ppo_epochs": 0}, "ppo_epochs is 0"),
+        ({"ppo_minibatches": 5}, "ppo_minibatches is 5, must divide the horizon"),
+        ({"td_lambda": 0.0}, "td_lambda is 0.0, must be larger"),
+        ({"clip": 0.0}, "clip is 0.0"),
+        ({"num_envs": 0}, "num_envs is 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        GIPPOConfig(**settings)
+    assert "\n" not in str(error.value)
