@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ import tyro
 from rpo.report.cells import make_plan
 from rpo.report.executors import make_executor
 from rpo.report.reproduce import dry_run, reproduce
+from rpo.training.errors import SettingsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,8 @@ def run(given: ReproduceArguments) -> int:
         KeyboardInterrupt: if interrupted, after what was in progress has been saved.
         OSError: if something cannot be written.
     """
+    if not given.dry_run and find_spec("rliable") is None:
+        raise SettingsError("statistics need rliable: pip install 'rpo-jax[reproduce]'")
     plan = make_plan(
         given.target, given.output, budget=given.budget, tasks=given.tasks, seeds=given.seeds
     )

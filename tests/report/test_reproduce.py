@@ -323,3 +323,13 @@ def test_status_is_1_if_a_cell_failed(plan_pair, capsys) -> None:
     assert cli.main(words) == 1
     assert capsys.readouterr().err.startswith(f"error: {plan.cells[0].name}: ")
     assert "SHAC" in (plan.report / "table.csv").read_text()  # the rest is reported
+
+
+def test_without_rliable_nothing_is_trained(monkeypatch, tmp_path, capsys) -> None:
+    from rpo.cli import main
+
+    monkeypatch.setattr("rpo.report.command.find_spec", lambda name: None)
+    status = main(["reproduce", "table1", "--output", str(tmp_path / "out")])
+    assert status == 2
+    assert "statistics need rliable" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
