@@ -39,7 +39,8 @@ def configure() -> tuple[str, ...]:
     """Set the compiler option and the number of CPU devices, once, before the backend starts.
 
     The environment variable `RPO_CPU_DEVICES` overrides the number of CPU devices (default: the
-    number of usable cores), `RPO_FUSION=0` leaves the compiler option alone. `XLA_FLAGS` and `JAX_NUM_CPU_DEVICES` set by the user win.
+    number of usable cores), `RPO_FUSION=0` leaves the compiler option alone. `XLA_FLAGS` and
+    `JAX_NUM_CPU_DEVICES` set by the user win.
 
     Returns:
         One line for each thing that could not be set; empty if all is well.
