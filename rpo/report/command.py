@@ -51,7 +51,7 @@ def run(given: ReproduceArguments) -> int:
 
     Raises:
         SettingsError: if a name is unknown or a value out of range.
-        KeyboardInterrupt: if interrupted, after what was in progress has been saved.
+        KeyboardInterrupt: if interrupted; the same command continues.
         OSError: if something cannot be written.
     """
     if not given.dry_run and find_spec("rliable") is None:

@@ -49,7 +49,8 @@ class Executor(Protocol):
         """Trains every cell, and yields each result as it comes.
 
         Raises:
-            KeyboardInterrupt: if interrupted, after the cells in progress have been saved.
+            KeyboardInterrupt: if interrupted. Cells in progress go on from their last checkpoint the
+                next time; on this machine they are saved first.
         """
 
 

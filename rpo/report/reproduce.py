@@ -110,7 +110,7 @@ def _results(executor: Executor, cells: list[Cell], say: Say) -> Iterator[Result
     try:
         yield from executor.run(cells)
     except KeyboardInterrupt:
-        say("what was in progress has been saved; the same command continues it")
+        say("interrupted; the same command continues")
         raise
 
 
