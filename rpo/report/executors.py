@@ -49,7 +49,7 @@ class Executor(Protocol):
         """Trains every cell, and yields each result as it comes.
 
         Raises:
-            KeyboardInterrupt: if interrupted. Cells in progress go on from their last checkpoint the
+            KeyboardInterrupt: if interrupted. Cells in progress go on from their last checkpoint
                 next time; on this machine they are saved first.
         """
 
