@@ -20,7 +20,13 @@ from rpo.algorithms.base import Metrics, TrainState, require
 from rpo.algorithms.devices import device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState
-from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
+from rpo.algorithms.surrogate import (
+    ActorBatch,
+    actor_gradient,
+    discounted_entropy,
+    divergence,
+    surrogate,
+)
 from rpo.nets import GaussianPolicy
 
 
@@ -97,7 +103,8 @@ class SAPO(FirstOrderAlgorithm):
             state.policy, state.actor_optimizer, self.actor_gradient(state, batch), learning_rate
         )
         state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
-        return state, {"actor_gradient_norm": norm}
+        kl = device_mean(divergence(policy, batch), self.axis)
+        return state, {"actor_gradient_norm": norm, "kl_update": kl}
 
     def update_method_state(
         self, state: TrainState, entropy: Float[Array, ""]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from rpo.algorithms.base import Metrics, TrainState
 from rpo.algorithms.devices import device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
-from rpo.algorithms.surrogate import ActorBatch, actor_gradient, surrogate
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, divergence, surrogate
 from rpo.nets import GaussianPolicy
 
 
@@ -51,4 +51,5 @@ class SHAC(FirstOrderAlgorithm):
             state.policy, state.actor_optimizer, self.actor_gradient(state, batch), learning_rate
         )
         state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
-        return state, {"actor_gradient_norm": norm}
+        kl = device_mean(divergence(policy, batch), self.axis)
+        return state, {"actor_gradient_norm": norm, "kl_update": kl}

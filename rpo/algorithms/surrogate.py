@@ -74,6 +74,20 @@ def discounted_entropy(distribution: Gaussian, batch: ActorBatch) -> Float[Array
     return jnp.mean(batch.entropy_weight * normalized)
 
 
+def divergence(policy: GaussianPolicy, batch: ActorBatch) -> Float[Array, ""]:
+    """Mean over samples of KL(old || policy), both before squashing: how far an update went.
+
+    In chunks that fit in cache, as `actor_gradient`.
+    """
+    samples = batch.entropy_weight.size
+    rows = largest_divisor(samples, CHUNK_ROWS)
+    observation, old = jax.tree.map(
+        lambda x: x.reshape(samples // rows, rows, *x.shape[2:]), (batch.observation, batch.old)
+    )
+    kl = lax.map(lambda chunk: jnp.mean(policy(chunk[0]).kl_from(chunk[1])), (observation, old))
+    return jnp.mean(kl)
+
+
 def reward_with_entropy(
     segment: Segment, coefficient: Float[Array, ""] | float
 ) -> Float[Array, "steps envs"]:

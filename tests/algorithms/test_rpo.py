@@ -11,7 +11,7 @@ import pytest
 from rpo.algorithms import RPO, RPOConfig
 from rpo.algorithms.chunks import CHUNK_ROWS
 from rpo.algorithms.rpo import clipped_weight
-from rpo.algorithms.surrogate import ActorBatch, actor_gradient, surrogate
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, divergence, surrogate
 from rpo.nets import Gaussian
 
 
@@ -175,3 +175,11 @@ def test_chunks_do_not_change_the_gradient():
     np.testing.assert_allclose(gradient.log_std, expected.log_std, rtol=1e-10)
     np.testing.assert_allclose(chunks["kept"].mean(), metrics["kept"], rtol=1e-12)
     np.testing.assert_allclose(chunks["ratio_max"].max(), metrics["ratio_max"], rtol=1e-12)
+
+
+def test_divergence_is_the_mean_kl_from_the_policy_that_acted():
+    batch = cubic_batch(jax.random.key(3), 2 * CHUNK_ROWS)
+    step, old, new = NEW.mean - OLD.mean, jnp.exp(OLD.log_std), jnp.exp(NEW.log_std)
+    expected = (jnp.log(new / old) + (old**2 + step**2) / (2 * new**2) - 0.5).item()
+    np.testing.assert_allclose(divergence(NEW, batch), expected, rtol=1e-12)
+    np.testing.assert_allclose(divergence(OLD, batch), 0.0, atol=1e-12)
