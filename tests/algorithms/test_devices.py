@@ -14,12 +14,13 @@ from rpo import algorithms
 from tests.algorithms.probe_environments import Wanderer
 
 ROOT = Path(__file__).parents[2]
+METHODS = ("rpo", "sapo", "gippo", "ppo", "sac")
 
 
 def test_two_devices_give_the_parameters_of_one():
     flags = "--xla_force_host_platform_device_count=2"
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.algorithms.split_over_devices", "rpo", "sapo", "ppo", "sac"],
+        [sys.executable, "-m", "tests.algorithms.split_over_devices", *METHODS],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,

@@ -68,7 +68,7 @@ def test_time_limit_bootstraps_and_termination_does_not(terminates, expected):
     np.testing.assert_allclose(metrics["episode_length"][-1], 2.0)
 
 
-@pytest.mark.parametrize("name", ["rpo", "shac", "sapo"])
+@pytest.mark.parametrize("name", ["rpo", "shac", "sapo", "gippo"])
 def test_one_step_reward_is_maximised(name):
     """Reward -(a - 0.3)^2."""
     settings = {"entropy_coefficient": 0.0} if name == "rpo" else {}
@@ -78,20 +78,24 @@ def test_one_step_reward_is_maximised(name):
     np.testing.assert_allclose(action, 0.3, atol=0.05)
 
 
-def test_learns_what_pays_only_through_the_dynamics():
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("rpo", {"entropy_coefficient": 0.0}), ("gippo", {"actor_learning_rate": 1e-3})],
+)
+def test_learns_what_pays_only_through_the_dynamics(name, settings):
     """Reward -x^2 *before* the step: its direct derivative by the action is zero.
 
     From x uniform in [-1, 1], moving at most 0.5 a step, the best possible return is
     -(1/3 + 1/24) = -0.375; the untrained policy reaches about -7.
     """
     _, state, metrics = trained(
-        "rpo",
+        name,
         ThroughDynamics(),
         120,
         num_envs=32,
         horizon=16,
-        entropy_coefficient=0.0,
         total_steps=32 * 16 * 120,
+        **settings,
     )
     returns = metrics["episode_return"]
     assert returns[0] < -3.0
