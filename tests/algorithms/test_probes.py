@@ -154,3 +154,15 @@ def test_metrics_are_complete_and_scalar():
     assert np.all(
         (metrics["effective_sample_ratio"] > 0) & (metrics["effective_sample_ratio"] <= 1)
     )
+
+
+@pytest.mark.parametrize("name", ["shac", "sapo"])
+def test_divergence_of_an_update_is_that_of_the_policies_before_and_after(name):
+    algorithm = algorithms.make(name, algorithms.config_class(name)(**SMALL))
+    env = OneStep()
+    before = algorithm.init(env, jax.random.PRNGKey(0))
+    after, metrics = jax.jit(lambda state: algorithm.update(env, state))(before)
+    observation = jnp.zeros(1)  # of every state, normalised or not
+    expected = after.policy(observation).kl_from(before.policy(observation))
+    assert expected > 1e-4
+    np.testing.assert_allclose(metrics["kl_update"], expected, rtol=1e-3)
