@@ -157,6 +157,7 @@ class LocomotionEnv(EpisodicEnv):
     @property
     def _root_velocities(self) -> int:
         """Number of degrees of freedom without a motor; they come first."""
+        # Every robot defines it; this only says what is expected.
         raise NotImplementedError
 
     @property
