@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 
 import rpo
-
-T = TypeVar("T")
+from rpo.arguments import UsageError, flags_of, parse, require_known_flags, value_of
+from rpo.runtime import Processes
 
 USAGE = """usage: rpo COMMAND ...
 
@@ -32,19 +32,17 @@ commands:
 `rpo COMMAND --help` says more."""
 
 
-class UsageError(Exception):
-    """The command line cannot be understood; the message is one line."""
-
-
 @dataclasses.dataclass(frozen=True)
 class ResumeArguments:
     """Continues an interrupted run, with the settings it has.
 
     Args:
         resume: run directory.
+        processes: where the others are.
     """
 
     resume: Path
+    processes: Processes = dataclasses.field(default_factory=Processes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if words else 2
     from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
+    from rpo.training.processes import leave
 
     warnings.showwarning = _show_warning
     try:
@@ -120,18 +119,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 1)
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads on; say nothing more
-        return 1
+        return leave(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1)
     except MemoryError:
         return _fail("out of memory; lower --num-envs or --block-size", 1)
-    except TrainingInterrupted as interrupt:
+    except TrainingInterrupted as interrupt:  # of several processes, all are
         print(interrupt, file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return leave(130)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        return leave(1)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -155,31 +159,36 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _train(arguments: list[str]) -> int:
     from rpo import api
+    from rpo.training.processes import join
 
     task = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    resume, _ = _value_of("resume", arguments)
+    resume, _ = value_of("resume", arguments)
     if resume is not None:
-        _require_known_flags(arguments, ["resume"], "a resumed run keeps its settings")
-        api.train(task, resume=_parse(ResumeArguments, arguments, "rpo train").resume)
+        known = ["resume", *flags_of("processes", ResumeArguments(Path()))]
+        require_known_flags(arguments, known, "a resumed run keeps its settings")
+        resumed = parse(ResumeArguments, arguments, "rpo train")
+        join(resumed.processes)
+        api.train(task, resume=resumed.resume)
         return 0
     if task is None:
         if {"-h", "--help"} & set(arguments):
             print("usage: rpo train TASK [settings]; `rpo train TASK --help` lists them\n")
             return _tasks([])
         raise UsageError(f"name a task: rpo train TASK, with TASK one of {_known_tasks()}")
-    algorithm, arguments = _value_of("algorithm", arguments)
-    preset, arguments = _value_of("preset", arguments)
+    algorithm, arguments = value_of("algorithm", arguments)
+    preset, arguments = value_of("preset", arguments)
     algorithm, preset = algorithm or "rpo", preset or "fast"
     form, default = _train_form(task, algorithm, preset)
-    known = [name for owner in dataclasses.fields(form) for name in _flags_of(owner, default)]
-    _require_known_flags(arguments, known, f"rpo train {task} --help explains them")
-    parsed: Any = _parse(form, arguments, f"rpo train {task}", default)
+    known = [name for owner in vars(default) for name in flags_of(owner, default)]
+    require_known_flags(arguments, known, f"rpo train {task} --help explains them")
+    parsed: Any = parse(form, arguments, f"rpo train {task}", default)
     settings = {
         name: value
         for group in ("run", "method", "task_settings")
         if hasattr(parsed, group)
         for name, value in vars(getattr(parsed, group)).items()
     }
+    join(parsed.processes)
     api.train(task, algorithm, preset=preset, run_dir=parsed.run_dir, **settings)
     return 0
 
@@ -207,6 +216,7 @@ def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]
         ),
         ("run", RunSettings, RunSettings()),
         ("method", type(config), config),
+        ("processes", Processes, Processes()),
     ]
     if task_class is not None:
         groups.append(("task_settings", task_class, task_class()))
@@ -221,7 +231,7 @@ def _evaluate(arguments: list[str]) -> int:
     from rpo.training import evaluate
     from rpo.training.cache import enable_compilation_cache
 
-    given = _parse(EvaluateArguments, arguments, "rpo evaluate")
+    given = parse(EvaluateArguments, arguments, "rpo evaluate")
     enable_compilation_cache()
     evaluation = evaluate(
         given.run,
@@ -238,7 +248,7 @@ def _plot(arguments: list[str]) -> int:
     from rpo.report.curves import plot_runs
     from rpo.training import Run
 
-    given = _parse(PlotArguments, arguments, "rpo plot")
+    given = parse(PlotArguments, arguments, "rpo plot")
     if not given.runs:
         raise UsageError("name at least one run directory: rpo plot RUN...")
     print(plot_runs([Run.load(path) for path in given.runs], given.output))
@@ -248,13 +258,13 @@ def _plot(arguments: list[str]) -> int:
 def _reproduce(arguments: list[str]) -> int:
     from rpo.report.command import ReproduceArguments, run
 
-    return run(_parse(ReproduceArguments, arguments, "rpo reproduce"))
+    return run(parse(ReproduceArguments, arguments, "rpo reproduce"))
 
 
 def _tasks(arguments: list[str]) -> int:
     from rpo import envs
 
-    _parse(_nothing, arguments, "rpo tasks")
+    parse(_nothing, arguments, "rpo tasks")
     for task in envs.names():
         figures = envs.describe(task)
         print(f"{figures.pop('task')}: {figures.pop('about')}")
@@ -267,7 +277,7 @@ def _algorithms(arguments: list[str]) -> int:
     from rpo import algorithms
     from rpo.training.presets import PRESETS
 
-    _parse(_nothing, arguments, "rpo algorithms")
+    parse(_nothing, arguments, "rpo algorithms")
     for name in algorithms.names():
         about = (sys.modules[algorithms.config_class(name).__module__].__doc__ or "").strip()
         presets = {preset for task in PRESETS.get(name, {}).values() for preset in task}
@@ -282,7 +292,7 @@ def _check_gradients(arguments: list[str]) -> int:
     from rpo.training.cache import enable_compilation_cache
     from rpo.training.settings import make_env
 
-    given = _parse(CheckGradientsArguments, arguments, "rpo check-gradients")
+    given = parse(CheckGradientsArguments, arguments, "rpo check-gradients")
     enable_compilation_cache()
     try:
         found = check_gradients(
@@ -301,77 +311,6 @@ def _nothing() -> None:
     """Takes no arguments."""
 
 
-def _parse(form: Callable[..., T], arguments: list[str], program: str, default: Any = None) -> T:
-    """Reads arguments; what is wrong with them becomes one line."""
-    complaint = io.StringIO()
-    options = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed: T = tyro.cli(
-                form,
-                args=arguments,
-                prog=program,
-                config=(tyro.conf.OmitArgPrefixes,),
-                **options,
-            )
-            return parsed
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise UsageError(
-            f"{_first_paragraph(complaint.getvalue())}; see {program} --help"
-        ) from None
-
-
-def _first_paragraph(box: str) -> str:
-    """The text above the first rule of tyro's boxed message, as one line."""
-    words: list[str] = []
-    for line in box.splitlines():
-        text = line.strip("│╭╮╰╯ ")
-        if line.startswith("╭"):
-            continue
-        if not text.strip("─"):
-            break
-        words.append(text)
-    return " ".join(" ".join(words).split())
-
-
-def _value_of(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The value of `--flag value` or `--flag=value`, and the arguments without it."""
-    for k, argument in enumerate(arguments):
-        if argument == f"--{flag}":
-            if k + 1 == len(arguments):
-                raise UsageError(f"--{flag} needs a value")
-            return arguments[k + 1], arguments[:k] + arguments[k + 2 :]
-        if argument.startswith(f"--{flag}="):
-            return argument.split("=", 1)[1], arguments[:k] + arguments[k + 1 :]
-    return None, arguments
-
-
-def _flags_of(owner: dataclasses.Field[Any], default: Any) -> list[str]:
-    value = getattr(default, owner.name)
-    if dataclasses.is_dataclass(value):
-        return [field.name for field in dataclasses.fields(value)]
-    return [owner.name]
-
-
-def _require_known_flags(arguments: list[str], known: list[str], hint: str) -> None:
-    import difflib
-
-    for argument in arguments:
-        name = argument[2:].split("=", 1)[0].replace("-", "_")
-        if not argument.startswith("--") or name == "help" or name in known:
-            continue
-        if name.removeprefix("no_") in known:
-            continue
-        close = difflib.get_close_matches(name, known, n=1)
-        maybe = f" (did you mean --{close[0].replace('_', '-')}?)" if close else ""
-        every = ", ".join("--" + flag.replace("_", "-") for flag in known)
-        raise UsageError(
-            f"unknown setting --{name.replace('_', '-')}{maybe}; known: {every}; {hint}"
-        )
-
-
 def _known_tasks() -> str:
     from rpo import envs
 
@@ -379,8 +318,10 @@ def _known_tasks() -> str:
 
 
 def _fail(error: object, status: int) -> int:
+    from rpo.training.processes import leave
+
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return status
+    return leave(status)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

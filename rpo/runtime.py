@@ -15,6 +15,7 @@ Nothing the user has set himself is changed, and a backend that already runs is 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import jax
@@ -26,6 +27,22 @@ DEVICES_VARIABLE = "RPO_CPU_DEVICES"
 FUSION_VARIABLE = "RPO_FUSION"
 
 _problems: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Splits the run over several processes; each is started with this, and its own number.
+
+    Args:
+        coordinator: HOST:PORT at which process 0 is to be found, any free port; or auto, where the
+            cluster knows (Slurm, Open MPI, Kubernetes, TPU).
+        num_processes: how many there are.
+        process_id: which one this is, from 0.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
 
 
 def usable_cores() -> int:

@@ -187,7 +187,7 @@ def load_policies(
     if path is None:
         raise CheckpointError(f"{run.path} holds no checkpoint yet")
     resolved = run.resolved(env)
-    one_device = dataclasses.replace(resolved.run_settings, devices=1)  # whatever it was trained on
+    one_device = dataclasses.replace(resolved.run_settings, devices=None)  # whatever it had
     program = Program(dataclasses.replace(resolved, run_settings=one_device))
     state, _ = restore_checkpoint(path, program.shapes())
     actors = (

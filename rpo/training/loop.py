@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,17 @@ import numpy as np
 
 from rpo import runtime
 from rpo.envs.base import Env
+from rpo.training import processes
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import last_checkpoint, restore_checkpoint, save_checkpoint
 from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
 from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Status, make_reporter
-from rpo.training.metrics import EventFile, MetricsTable
+from rpo.training.metrics import Records
 from rpo.training.program import Actor, Program, Progressing
 from rpo.training.run import Run
 from rpo.training.settings import Resolved, one_line, resolve
+from rpo.training.signals import noted_signals
 
 MAX_SKIPPED_UPDATES = 10
 """So many updates in a row with a gradient that is not finite end the training."""
@@ -74,6 +74,9 @@ def train(
 ) -> Run:
     """Trains policies, and evaluates them at the end.
 
+    Where JAX connects several processes (see `rpo.training.processes`), all of them make the same
+    call; only the first one writes, reports, evaluates and has its callbacks called.
+
     Args:
         task: name of a shipped task, `file.py:Class`, or an environment. Not needed to resume.
         algorithm: name of the method.
@@ -101,30 +104,44 @@ def train(
     for problem in runtime.configure():
         warnings.warn(problem, stacklevel=2)
     enable_compilation_cache()
-    if resume is not None:
-        run = Run.load(resume)
-        resolved = _resume_settings(run, task, total_steps, settings)
-    else:
-        if task is None:
-            raise SettingsError("name a task to train, or a run to resume")
-        settings |= {"seed": seed, "seeds": seeds}
-        if total_steps is not None:
-            settings["total_steps"] = total_steps
-        resolved = resolve(task, algorithm, preset, settings)
-        program = Program(resolved)  # refuses impossible settings before anything is written
-        run = Run.create(Path(run_dir) if run_dir is not None else None, resolved)
-    program = Program(resolved)
-    reporter = make_reporter(verbose)
-    try:
-        with run.locked():
-            training = _Training(run, resolved, program, reporter, tuple(callbacks))
-            try:
-                training.run_to_end()
-            except OSError as error:
-                raise TrainingError(training.disk_trouble(error)) from error
-    finally:
-        reporter.close()
+    processes.require_equal_devices()
+    lost = "the run goes on from its last checkpoint with rpo train --resume"
+    with processes.partners_needed(lost), contextlib.ExitStack() as held:
+        if resume is not None:
+            run = _shared(lambda: Run.load(resume))
+            resolved = _resume_settings(run, task, total_steps, settings)
+            program = Program(resolved)
+        else:
+            if task is None:
+                raise SettingsError("name a task to train, or a run to resume")
+            settings |= {"seed": seed, "seeds": seeds}
+            if total_steps is not None:
+                settings["total_steps"] = total_steps
+            resolved = resolve(task, algorithm, preset, settings)
+            processes.require_alike(resolved)
+            program = Program(resolved)  # refuses impossible settings before anything is written
+            path = Path(run_dir) if run_dir is not None else None
+            run = _shared(lambda: Run.create(path, resolved))
+        reporter = make_reporter(verbose and processes.is_first())
+        held.callback(reporter.close)
+        processes.share(lambda: held.enter_context(run.locked()))
+        training = _Training(run, resolved, program, reporter, tuple(callbacks))
+        try:
+            training.run_to_end()
+        except OSError as error:
+            raise TrainingError(training.disk_trouble(error)) from error
     return run
+
+
+def _shared(make: Callable[[], Run]) -> Run:
+    """The first process's run, which the others need not see on their disk."""
+
+    def describe() -> dict[str, Any]:
+        run = make()
+        return {"path": str(run.path), "config": run.config}
+
+    told = processes.share(describe)
+    return Run(Path(told["path"]), told["config"])
 
 
 class _Training:
@@ -155,10 +172,10 @@ class _Training:
         """Everything from the first iteration, or the last checkpoint, to the evaluation."""
         self.reporter.message(f"run directory: {self.run.path}")
         lanes = self._start()
-        with _signals() as interrupted:
+        with noted_signals() as interrupted:
             lanes = self._iterate(lanes, interrupted)
             self._save(lanes)
-            if interrupted():
+            if processes.agree(interrupted(), False)[0]:
                 self._tell(ended=True)
                 raise TrainingInterrupted(self.run)
         self._evaluate(lanes)
@@ -175,17 +192,30 @@ class _Training:
         )
 
     def _start(self) -> list[Progressing]:
-        path = last_checkpoint(self.run.checkpoints)
-        if path is None:
+        stacked: list[Progressing] = []
+
+        def read() -> dict[str, Any] | None:
+            path = last_checkpoint(self.run.checkpoints)
+            if path is None:
+                return None
+            self.reporter.phase(f"reading checkpoint {path.name}")
+            state, facts = restore_checkpoint(path, self.program.shapes())
+            stacked.append(state)
+            return {name: facts[name] for name in ("iteration", "seconds")}
+
+        facts = processes.share(read)
+        if facts is None:
             self.reporter.phase("preparing networks and environments")
             lanes = self.program.init()
         else:
-            self.reporter.phase(f"reading checkpoint {path.name}")
-            stacked, facts = restore_checkpoint(path, self.program.shapes())
-            lanes = self.program.from_host(stacked)
+            if not stacked:  # this process did not read; the first one's state will take its place
+                zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.program.shapes())
+                stacked.append(zeros)
+            lanes = self.program.from_host(stacked[0])
             self.iteration, self.seconds = facts["iteration"], facts["seconds"]
             self.saved_iteration = self.iteration
-        if len(self.run.config["sessions"]) > 1 or path is not None:
+        again = len(self.run.config["sessions"]) > 1 or facts is not None
+        if again and processes.is_first():
             self.run.start_session(self.iteration)
         return lanes
 
@@ -197,31 +227,37 @@ class _Training:
             return lanes
         self.reporter.phase("compiling the training step")
         self.program.compile(lanes)
-        table = MetricsTable(self.run.metrics_path, self.iteration)
-        events = EventFile(self.run.path / "tensorboard", self.iteration, self.env_steps)
         speed = _Speed(self.steps_per_iteration * len(self.program.seeds))
         self.reporter.phase("training")
-        try:
-            while self.iteration < self.total_iterations and not interrupted():
+        with self._records() as records:
+            stop, _ = processes.agree(interrupted(), False)
+            while self.iteration < self.total_iterations and not stop:
                 started = time.monotonic()
                 lanes, self.metrics = self.program.update(lanes)
                 self.iteration += 1
                 now = time.monotonic()
                 self.seconds = now - begin
                 speed.add(now - started)
-                self._record(table, events, speed)
+                if records is not None:
+                    self._record(records, speed)
                 _require_finite_updates(self.metrics, self.program.seeds)
-                if now - self.saved_at >= self.settings.checkpoint_interval:
+                due = now - self.saved_at >= self.settings.checkpoint_interval
+                stop, save = processes.agree(interrupted(), due)
+                if save:
                     self._save(lanes)
-        finally:
-            _close(table, events)
         return lanes
 
-    def _record(self, table: MetricsTable, events: EventFile, speed: _Speed) -> None:
+    def _records(self) -> contextlib.AbstractContextManager[Records | None]:
+        """Where metrics are written; nowhere in a process that does not own the run directory."""
+        if not processes.is_first():
+            return contextlib.nullcontext()
+        events = self.run.path / "tensorboard"
+        return Records(self.run.metrics_path, events, self.iteration, self.env_steps)
+
+    def _record(self, records: Records, speed: _Speed) -> None:
         wall_clock = {"seconds": self.seconds, "steps_per_second": speed.latest}
         seeds = self.program.seeds
-        table.write(self.iteration, self.env_steps, wall_clock, seeds, self.metrics)
-        events.write(self.env_steps, seeds, self.metrics)
+        records.write(self.iteration, self.env_steps, wall_clock, seeds, self.metrics)
         returns = self.metrics["episode_return"]
         finished = returns[np.isfinite(returns)]
         left = (self.total_iterations - self.iteration) * self.steps_per_iteration
@@ -239,7 +275,9 @@ class _Training:
     def _save(self, lanes: list[Progressing]) -> None:
         if self.saved_iteration != self.iteration:
             facts = {"iteration": self.iteration, "seconds": self.seconds}
-            save_checkpoint(self.run.checkpoints, self.program.to_host(lanes), facts)
+            state = self.program.to_host(lanes)  # by all processes together
+            if processes.is_first():
+                save_checkpoint(self.run.checkpoints, state, facts)
             self.saved_iteration = self.iteration
         self.saved_at = time.monotonic()
 
@@ -249,6 +287,8 @@ class _Training:
             return
         self.reporter.phase(f"evaluating {episodes} episodes per seed")
         train = self.program.to_host(lanes).train
+        if not processes.is_first():
+            return
         actors = Actor(train.policy, train.normalizer)
         policies = [
             Policy(jax.tree.map(lambda x, k=k: x[k], actors), self.program.env)
@@ -261,6 +301,8 @@ class _Training:
         self.reporter.phase("finished")
 
     def _tell(self, *, ended: bool = False) -> None:
+        if not processes.is_first():
+            return
         progress = Progress(
             self.run,
             self.iteration,
@@ -341,37 +383,3 @@ def _require_finite_updates(metrics: dict[str, np.ndarray], seeds: list[int]) ->
         f"finite (the {culprit}'s; in the last iteration {count('non_finite_states')} states and "
         f"{count('non_finite_gradients')} action gradients of environments were not finite)"
     )
-
-
-def _close(table: MetricsTable, events: EventFile) -> None:
-    """Closes both; on a full disk closing fails again, and the first error is the one to report."""
-    for file in (table, events):
-        try:
-            file.close()
-        except OSError as error:
-            warnings.warn(one_line(error), stacklevel=2)
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one acts as usual."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    finally:
-        restore()

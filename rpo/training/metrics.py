@@ -6,8 +6,10 @@ import csv
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -152,3 +154,50 @@ class EventFile:
 
     def _write(self, event: Event) -> None:
         self._records.write(event.SerializeToString())
+
+
+class Records:
+    """Both records of a run, to be used as a context."""
+
+    def __init__(self, table: Path, events: Path, iteration: int, env_steps: int) -> None:
+        """Opens both.
+
+        Args:
+            table: see `MetricsTable`.
+            events: directory, see `EventFile`.
+            iteration: the run goes on after it.
+            env_steps: steps taken so far.
+
+        Raises:
+            OSError: if one cannot be written.
+        """
+        self._table = MetricsTable(table, iteration)
+        self._events = EventFile(events, iteration, env_steps)
+
+    def write(
+        self,
+        iteration: int,
+        env_steps: int,
+        wall_clock: Mapping[str, float],
+        seeds: Sequence[int],
+        metrics: Mapping[str, np.ndarray],
+    ) -> None:
+        """See `MetricsTable.write`."""
+        self._table.write(iteration, env_steps, wall_clock, seeds, metrics)
+        self._events.write(env_steps, seeds, metrics)
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes both; on a full disk that fails again, and the first error is to be reported."""
+        for file in (self._table, self._events):
+            try:
+                file.close()
+            except OSError as trouble:
+                warnings.warn(str(trouble), stacklevel=2)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from rpo import algorithms
 from rpo.algorithms import Metrics, TrainState
 from rpo.nets import GaussianPolicy, Normalizer
+from rpo.training import processes
 from rpo.training.errors import SettingsError
 from rpo.training.settings import Resolved
 
@@ -46,6 +47,9 @@ class Progressing(eqx.Module):
 class Program:
     """One compiled program that advances every seed by one iteration.
 
+    With several processes each of them makes the same calls in the same order, and holds the
+    environments of its own devices.
+
     Seeds are mapped with `vmap` on an accelerator. On a CPU, where batched products of small
     matrices are slow, the same compiled step runs for one seed after the other; a seed among others
     then gives bit for bit what it gives alone.
@@ -60,7 +64,7 @@ class Program:
             resolved: all settings.
 
         Raises:
-            SettingsError: if there are fewer devices than asked for.
+            SettingsError: if the devices are too few, or the environments cannot be split so.
         """
         run = resolved.run_settings
         self.env = resolved.env
@@ -107,22 +111,23 @@ class Program:
         for lane in lanes:
             state, metrics = self._compiled(lane)
             following.append(state)
-            rows.append(metrics)
+            # Between processes one program at a time: each must meet the partner it belongs to.
+            rows.append(metrics if jax.process_count() == 1 else jax.device_get(metrics))
         host = jax.device_get(rows)
         if self.mapped:
             return following, host[0]
         return following, {name: np.stack([row[name] for row in host]) for name in host[0]}
 
     def to_host(self, lanes: list[Progressing]) -> Progressing:
-        """All seeds in one pytree of numpy arrays that lead with the seed."""
-        host = jax.device_get(lanes)
+        """All seeds, whole, in one pytree of numpy arrays that lead with the seed."""
+        host = processes.gather(lanes)
         stacked: Progressing = (
             host[0] if self.mapped else jax.tree.map(lambda *leaves: np.stack(leaves), *host)
         )
         return stacked
 
     def from_host(self, stacked: Progressing) -> list[Progressing]:
-        """The inverse of `to_host`."""
+        """The inverse of `to_host`; of several processes only the first one's argument counts."""
         # A copy, because the step reuses its argument's memory.
         if self.mapped:
             return [self._place(jax.tree.map(lambda x: jnp.array(x, copy=True), stacked))]
@@ -152,10 +157,30 @@ class Program:
     def _place(self, state: Progressing) -> Progressing:
         if not self.mesh:
             return state
+        if jax.process_count() > 1:
+            return self._contribute(state, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
         train = algorithms.shard_state(self.algorithm, state.train, self.mesh, seeds=self.mapped)
         best, best_return = jax.device_put((state.best, state.best_return), whole)
         return Progressing(train, best, best_return)
+
+    def _contribute(self, state: Progressing, mesh: Mesh) -> Progressing:
+        """Places the parts of the first process's state that belong on this one's devices."""
+        # Machines may round differently: all start from the same bits.
+        host = processes.share_arrays(jax.device_get(state), state)
+        whole = jax.tree.map(lambda _: PartitionSpec(), state)
+        partition = self.algorithm.partition(state.train, batch_axes=int(self.mapped))
+
+        def place(x: np.ndarray, spec: PartitionSpec) -> Array:
+            # A copy for each device, because the step reuses its argument's memory.
+            return jax.make_array_from_callback(
+                x.shape, NamedSharding(mesh, spec), lambda part: jnp.array(x[part], copy=True)
+            )
+
+        placed: Progressing = jax.tree.map(
+            place, host, Progressing(partition, whole.best, whole.best_return)
+        )
+        return placed
 
 
 def _keep_best(
@@ -174,7 +199,9 @@ def _keep_best(
 
 
 def _mesh(devices: int | None, num_envs: int) -> Mesh | None:
-    if devices is None or devices == 1:
+    """The devices of a run, equally many of each process; None where there is one device."""
+    count = jax.process_count()
+    if devices is None or devices == count == 1:
         return None
     available = jax.devices()
     if devices > len(available):
@@ -182,6 +209,12 @@ def _mesh(devices: int | None, num_envs: int) -> Mesh | None:
             f"devices is {devices}, but JAX sees only {len(available)} "
             "(on a CPU, RPO_CPU_DEVICES sets how many there are)"
         )
+    if devices % count:
+        raise SettingsError(
+            f"devices is {devices}, must be a multiple of the number of processes, {count}"
+        )
     if num_envs % devices:
         raise SettingsError(f"num_envs is {num_envs}, must be a multiple of devices = {devices}")
-    return Mesh(np.array(available[:devices]), (AXIS,))
+    of_each = [[d for d in available if d.process_index == number] for number in range(count)]
+    chosen = [device for mine in of_each for device in mine[: devices // count]]
+    return Mesh(np.array(chosen), (AXIS,))

@@ -55,7 +55,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, memory and JAX's devices."""
+    """Processor and memory of this machine; JAX's devices, those of all processes."""
     devices = jax.devices()
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -64,6 +64,7 @@ def hardware() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "jax_platform": devices[0].platform,
         "jax_devices": [device.device_kind for device in devices],
+        "processes": jax.process_count(),
     }
 
 

@@ -25,8 +25,9 @@ class RunSettings:
     Args:
         seed: of the first training.
         seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
-        devices: the environments of one training are split over this many devices; None takes one
-            accelerator, or as many CPU cores as divide them.
+        devices: the environments of one training are split over this many devices, of all
+            processes together; None takes one accelerator, or as many CPU cores as divide them,
+            and with several processes as many devices of each as divide them.
         checkpoint_interval: seconds between two checkpoints; 0 means every iteration.
         evaluation_episodes: episodes per seed of the evaluation after training; 0 means none.
 
@@ -118,10 +119,21 @@ def default_devices(num_envs: int) -> int:
     """One accelerator, or the largest number of CPU devices that divides the environments.
 
     `rpo.runtime` makes one CPU device per core, because the physics kernels run on one core each.
+    Several processes give equally many devices each, of whatever kind.
+
+    Raises:
+        SettingsError: if the environments cannot be split over the processes.
     """
-    if jax.default_backend() != "cpu":
+    processes = jax.process_count()
+    if processes == 1 and jax.default_backend() != "cpu":
         return 1
-    return max(n for n in range(1, len(jax.devices()) + 1) if num_envs % n == 0)
+    together = range(processes, len(jax.devices()) + 1, processes)
+    fitting = [count for count in together if num_envs % count == 0]
+    if not fitting:
+        raise SettingsError(
+            f"num_envs is {num_envs}, must be a multiple of the number of processes, {processes}"
+        )
+    return max(fitting)
 
 
 def task_settings_class(task: str | Env) -> type[Any] | None:
