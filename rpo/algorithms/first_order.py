@@ -9,7 +9,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, UInt32
 
 from rpo.algorithms.base import (
     Algorithm,
@@ -20,6 +20,8 @@ from rpo.algorithms.base import (
     require,
     start_environments,
 )
+from rpo.algorithms.checks import require_ranges
+from rpo.algorithms.config import MethodConfig
 from rpo.algorithms.critic_training import fit_critics
 from rpo.algorithms.devices import (
     device_mean,
@@ -27,7 +29,13 @@ from rpo.algorithms.devices import (
     environment_indices,
     environment_keys,
 )
-from rpo.algorithms.optimizer import SCHEDULES, Optimizer, Schedule, learning_rate_at
+from rpo.algorithms.optimizer import (
+    SCHEDULES,
+    Optimizer,
+    OptimizerState,
+    Schedule,
+    learning_rate_at,
+)
 from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
 from rpo.algorithms.surrogate import make_actor_batch, reward_with_entropy
@@ -37,17 +45,11 @@ from rpo.nets import CriticEnsemble, TanhGaussianPolicy, new_normalizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FirstOrderConfig:
+class FirstOrderConfig(MethodConfig):
     """Settings that all first-order methods share. The defaults are the paper's (Tables 2, 3, Ant).
 
     Args:
-        num_envs: environments N.
-        horizon: steps H per iteration.
-        total_steps: environment steps of the whole run; sets the pace of learning-rate schedules.
-        discount: gamma.
         td_lambda: lambda of the value targets.
-        actor_hidden_sizes: widths of the policy's hidden layers.
-        critic_hidden_sizes: widths of every critic's hidden layers.
         num_critics: independent critics.
         target_value: how critics are combined in the value targets, "mean" or "min".
         actor_learning_rate: at the start.
@@ -65,13 +67,7 @@ class FirstOrderConfig:
         ValueError: if a setting is out of range, with one line that says what to change.
     """
 
-    num_envs: int = 128
-    horizon: int = 32
-    total_steps: int = 8_000_000
-    discount: float = 0.99
     td_lambda: float = 0.95
-    actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)
-    critic_hidden_sizes: tuple[int, ...] = (400, 200, 100)
     num_critics: int = 2
     target_value: Literal["mean", "min"] = "mean"
     actor_learning_rate: float = 2e-3
@@ -86,38 +82,17 @@ class FirstOrderConfig:
     block_size: int = 128
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_envs",
-            "horizon",
-            "total_steps",
-            "num_critics",
-            "critic_passes",
-            "critic_minibatches",
-            "block_size",
-        ):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} is {value}, must be at least 1")
-        for name in (
-            "actor_learning_rate",
-            "actor_learning_rate_final",
-            "critic_learning_rate",
-            "max_gradient_norm",
-        ):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), f"{name} is {value}, must be positive and finite")
-        for name in ("discount", "td_lambda"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"{name} is {value}, must lie in [0, 1]")
-        for name in ("actor_hidden_sizes", "critic_hidden_sizes"):
-            sizes = getattr(self, name)
-            valid = len(sizes) > 0 and all(size >= 1 for size in sizes)
-            require(valid, f"{name} is {sizes}, must list at least one positive width")
-        require(
-            all(0 <= beta < 1 for beta in self.betas),
-            f"betas is {self.betas}, both must lie in [0, 1)",
-        )
-        require(
-            self.weight_decay >= 0, f"weight_decay is {self.weight_decay}, must not be negative"
+        super().__post_init__()
+        require_ranges(
+            self,
+            counts=("num_critics", "critic_passes", "critic_minibatches", "block_size"),
+            positive=(
+                *("actor_learning_rate", "actor_learning_rate_final", "critic_learning_rate"),
+                "max_gradient_norm",
+            ),
+            not_negative=("weight_decay",),
+            fractions=("td_lambda",),
+            betas=("betas",),
         )
         require(
             self.target_value in ("mean", "min"),
@@ -133,11 +108,6 @@ class FirstOrderConfig:
             f"critic_minibatches is {self.critic_minibatches}, must divide the horizon "
             f"({self.horizon})",
         )
-
-    @property
-    def total_iterations(self) -> int:
-        """Iterations in a run of `total_steps`, rounded up."""
-        return -(-self.total_steps // (self.num_envs * self.horizon))
 
 
 class FirstOrderAlgorithm(Algorithm):
@@ -243,18 +213,8 @@ class FirstOrderAlgorithm(Algorithm):
         state = dataclasses.replace(state, environments=rollout.environments)
         state, actor_metrics = self.update_actor(state, batch, learning_rate)
         state, method_metrics = self.update_method_state(state, metrics["entropy"])
-        critics, critic_optimizer, critic_metrics = fit_critics(
-            state.critics,
-            state.critic_optimizer,
-            observation,
-            target,
-            critic_key,
-            environment_indices(target.shape[1], self.axis),
-            optimizer=self.optimizer,
-            learning_rate=config.critic_learning_rate,
-            passes=config.critic_passes,
-            minibatches=config.critic_minibatches,
-            axis=self.axis,
+        critics, critic_optimizer, critic_metrics = self.train_critics(
+            state, observation, target, critic_key
         )
         ended = segment.terminated | segment.truncated
         state = dataclasses.replace(
@@ -308,6 +268,29 @@ class FirstOrderAlgorithm(Algorithm):
             segment.truncated,
             self.config.discount,
             self.config.td_lambda,
+        )
+
+    def train_critics(
+        self,
+        state: TrainState,
+        observation: Float[Array, "steps envs size"],
+        target: Float[Array, "steps envs"],
+        key: UInt32[Array, "2"],
+    ) -> tuple[CriticEnsemble, OptimizerState, Metrics]:
+        """All passes over the rollout; `observation` is normalised."""
+        config = self.config
+        return fit_critics(
+            state.critics,
+            state.critic_optimizer,
+            observation,
+            target,
+            key,
+            environment_indices(target.shape[1], self.axis),
+            optimizer=self.optimizer,
+            learning_rate=config.critic_learning_rate,
+            passes=config.critic_passes,
+            minibatches=config.critic_minibatches,
+            axis=self.axis,
         )
 
     def _rollout_metrics(self, rollout: Rollout) -> Metrics:

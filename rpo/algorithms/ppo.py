@@ -33,12 +33,12 @@ from rpo.algorithms.base import (
 )
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.collection import (
-    CollectionConfig,
     Experience,
     action_noise,
     collect,
     end_iteration,
 )
+from rpo.algorithms.config import MethodConfig
 from rpo.algorithms.critic_training import shuffled_rows
 from rpo.algorithms.devices import (
     device_max,
@@ -66,7 +66,7 @@ RATE_FACTOR = 1.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PPOConfig(CollectionConfig):
+class PPOConfig(MethodConfig):
     """Settings of PPO. The defaults are the paper's (Tables 2 and 3, Ant).
 
     Args:

@@ -36,12 +36,12 @@ from rpo.algorithms.base import (
 )
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.collection import (
-    CollectionConfig,
     Experience,
     action_noise,
     collect,
     end_iteration,
 )
+from rpo.algorithms.config import MethodConfig
 from rpo.algorithms.critic_training import value_loss
 from rpo.algorithms.devices import device_mean, environment_indices, environment_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
@@ -57,7 +57,7 @@ LEARNING_METRICS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SACConfig(CollectionConfig):
+class SACConfig(MethodConfig):
     """Settings of SAC. The defaults are those of the paper's Table 7 for ANYmal.
 
     Args:

@@ -130,7 +130,8 @@ def test_paper_preset_of_sac(task: str) -> None:
         if preset == "paper":
             assert {name: getattr(config, name) for name in expected} == expected
         reused = config.batch_size * config.gradient_steps / (config.num_envs * config.horizon)
-        assert reused == (8 if task == "humanoid" else 4)
+        papers = 8 if task == "humanoid" else 4
+        assert reused == papers if preset == "paper" else reused >= papers
 
 
 def test_every_method_has_settings_for_tasks_that_are_not_shipped() -> None:

@@ -1,0 +1,43 @@
+"""Settings that all methods share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rpo.algorithms.checks import require_ranges
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Settings of every method.
+
+    The defaults are the paper's (Tables 2 and 3, Ant).
+
+    Args:
+        num_envs: environments N.
+        horizon: steps H per iteration.
+        total_steps: environment steps of the whole run; sets the pace of learning-rate schedules.
+        discount: gamma.
+        actor_hidden_sizes: widths of the policy's hidden layers.
+        critic_hidden_sizes: widths of every critic's hidden layers.
+    """
+
+    num_envs: int = 128
+    horizon: int = 32
+    total_steps: int = 8_000_000
+    discount: float = 0.99
+    actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    critic_hidden_sizes: tuple[int, ...] = (400, 200, 100)
+
+    def __post_init__(self) -> None:
+        require_ranges(
+            self,
+            counts=("num_envs", "horizon", "total_steps"),
+            fractions=("discount",),
+            widths=("actor_hidden_sizes", "critic_hidden_sizes"),
+        )
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations in a run of `total_steps`, rounded up."""
+        return -(-self.total_steps // (self.num_envs * self.horizon))

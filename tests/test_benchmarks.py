@@ -1,0 +1,97 @@
+"""The scripts that measure: operation counts, and the phases of an iteration."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+DIRECTORY = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, DIRECTORY / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+count_flops = load("flops").count_flops
+left, right = jnp.ones((3, 5)), jnp.ones((5, 7))
+product = 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda a, b: a @ b, product),
+        (lambda a, b: jnp.exp(a @ b), product + 21),
+        (lambda a, b: (a @ b).sum(), product + 21),
+        (lambda a, b: jnp.where(a > 0, a, -a), 15),  # neither comparison nor choice
+        (lambda a, b: jnp.arange(4) + 1, 0),  # whole numbers
+        (lambda a, b: lax.scan(lambda c, _: (c * 2, None), a, length=11)[0], 11 * 15),
+        (lambda a, b: lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: jnp.zeros((3, 7))), product),
+        (lambda a, b: jax.jit(lambda x: x + 1)(a), 15),
+        (lambda a, b: jnp.einsum("ij,jk->ik", a, b), product),
+    ],
+)
+def test_counts_by_hand(function: Any, expected: float) -> None:
+    assert count_flops(function, left, right) == expected
+
+
+def test_the_gradient_of_a_product_costs_two_more() -> None:
+    def gradient(a: Any, b: Any) -> Any:
+        return jax.grad(lambda pair: jnp.vdot(pair[0] @ pair[1], jnp.ones((3, 7))))((a, b))
+
+    assert product * 2 <= count_flops(gradient, left, right) <= product * 3 + 21 * 4
+
+
+def test_a_custom_gradient_is_counted_once() -> None:
+    @jax.custom_vjp
+    def double(x: Any) -> Any:
+        return x * 2
+
+    double.defvjp(lambda x: (double(x), None), lambda _, g: (g * 2,))
+    assert count_flops(lambda a, b: double(a), left, right) == 15
+    assert count_flops(jax.grad(lambda a, b: jnp.sum(double(a))), left, right) == 15 + 15 + 15
+
+
+def test_all_devices_count() -> None:
+    mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
+    spec = PartitionSpec("d")
+    mapped = jax.shard_map(jnp.exp, mesh=mesh, in_specs=spec, out_specs=spec)
+    assert count_flops(mapped, jnp.ones(mesh.size * 4)) == mesh.size * 4
+
+
+def test_phases_are_what_each_stage_adds() -> None:
+    learner = load("learner")
+    cumulative = {"forward": 2.0, "actor": 5.0, "rest": 5.5}
+    assert learner.differences(cumulative) == {"forward": 2.0, "actor": 3.0, "rest": 0.5}
+
+
+def test_an_iteration_is_measured_in_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = load("learner")
+    monkeypatch.setattr(learner, "ROUNDS", 1)
+    pendulum = str(DIRECTORY.parent / "examples" / "pendulum.py") + ":Pendulum"
+    rows = learner.measure(pendulum, "fast", ["rpo", "ppo", "sac"], 1)
+    assert [row["algorithm"] for row in rows] == ["rpo", "ppo", "sac"]
+    for row in rows:
+        phases = [row[f"{phase}_ms"] for phase in learner.PHASES if f"{phase}_ms" in row]
+        assert sum(phases) == pytest.approx(row["total_ms"])
+        assert row["gflop"] > 0
+    first_order = {f"{phase}_ms" for phase in learner.PHASES}
+    assert first_order <= rows[0].keys()
+    assert "critics_ms" not in rows[1]
+    lines = learner.table(rows, peak_gflops=100.0).splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert len({line.count("|") for line in lines}) == 1
