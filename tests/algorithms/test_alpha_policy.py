@@ -1,5 +1,6 @@
 """The alpha policy of GI-PPO: regression on actions along advantage gradients, with retries."""
 
+import dataclasses
 import functools
 
 import equinox as eqx

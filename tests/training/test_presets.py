@@ -183,3 +183,11 @@ def test_what_cannot_be_is_refused_in_one_line(arguments: tuple, message: str) -
     with pytest.raises(SettingsError, match=message) as caught:
         resolve(*arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_fast_ends_at_a_fifth_of_the_learning_rate_for_every_method_that_lowers_it(task) -> None:
+    for algorithm in ("rpo", "shac", "sapo"):
+        config = algorithms.config_class(algorithm)(**preset_settings(algorithm, task, "fast"))
+        assert config.actor_learning_rate_schedule != "constant"
+        assert config.actor_learning_rate_final == pytest.approx(config.actor_learning_rate / 5)
