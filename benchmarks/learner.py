@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import platform
 import sys
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +24,13 @@ import numpy as np
 from flops import count_flops
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
+from record import markdown, write_record
 
-import rpo
 from rpo.algorithms import make, names, shard_state
 from rpo.algorithms.collection import action_noise, collect
 from rpo.algorithms.devices import environment_indices, environment_keys
 from rpo.algorithms.first_order import FirstOrderAlgorithm
 from rpo.algorithms.ppo import PPO
-from rpo.runtime import usable_cores
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.settings import resolve
 
@@ -238,7 +233,7 @@ def table(rows: list[dict], peak_gflops: float) -> str:
     """Markdown: milliseconds of every phase, and GFLOP/s in brackets."""
     titles = ["preset", "method", *(f"{phase}, ms" for phase in PHASES)]
     titles += ["iteration, ms", "steps/s", "GFLOP", "GFLOP/s", "of the peak"]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = []
     for row in rows:
         cells = [row["preset"], row["algorithm"]]
         for phase in PHASES:
@@ -247,8 +242,8 @@ def table(rows: list[dict], peak_gflops: float) -> str:
             cells.append(f"{text} ({rate:.0f})" if rate is not None else text)
         cells += [f"{row['total_ms']:.1f}", f"{row['steps_per_s']:,.0f}", f"{row['gflop']:.2f}"]
         cells += [f"{row['gflops']:.0f}", f"{row['gflops'] / peak_gflops:.0%}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(titles, lines)
 
 
 def main() -> None:
@@ -274,17 +269,7 @@ def main() -> None:
         if {"rpo", "shac"} <= total.keys():
             print(f"{preset}: RPO / SHAC = {total['rpo'] / total['shac']:.3f}")
     if args.json:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": str(date.today()),
-            "hardware": f"{platform.machine()}, {usable_cores()} cores",
-            "versions": {name: version(name) for name in ("jax", "jaxlib")}
-            | {"rpo": rpo.__version__},
-            "task": args.task,
-            "peak_gflops": best / 1e9,
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(args.json, rows, task=args.task, peak_gflops=best / 1e9)
 
 
 if __name__ == "__main__":

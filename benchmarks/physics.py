@@ -14,14 +14,13 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
+
+from record import markdown, write_record
 
 HORIZON = 32
 NUM_ENVS = {"hopper": 1024, "ant": 128, "anymal": 128, "humanoid": 64}
@@ -188,11 +187,12 @@ COLUMNS = (
 
 def table(rows: list[dict]) -> str:
     """Markdown table of the measurements."""
-    lines = ["| " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for row in rows:
-        cells = (f"{row[k]:,}" if isinstance(row[k], int) else str(row[k]) for k, _ in COLUMNS)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    titles = [title for _, title in COLUMNS]
+    cells = (
+        [f"{row[k]:,}" if isinstance(row[k], int) else str(row[k]) for k, _ in COLUMNS]
+        for row in rows
+    )
+    return markdown(titles, cells)
 
 
 def main() -> None:
@@ -217,14 +217,7 @@ def main() -> None:
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(rows))
     if args.json:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": str(date.today()),
-            "hardware": f"{platform.machine()}, {cores} cores",
-            "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy")},
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(args.json, rows)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
+
+from tests.training.fakes import PENDULUM
 
 DIRECTORY = Path(__file__).parents[1] / "benchmarks"
 
@@ -26,6 +29,7 @@ def load(name: str) -> Any:
     return module
 
 
+record = load("record")
 count_flops = load("flops").count_flops
 left, right = jnp.ones((3, 5)), jnp.ones((5, 7))
 product = 2 * 3 * 5 * 7
@@ -82,8 +86,7 @@ def test_phases_are_what_each_stage_adds() -> None:
 def test_an_iteration_is_measured_in_phases(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = load("learner")
     monkeypatch.setattr(learner, "ROUNDS", 1)
-    pendulum = str(DIRECTORY.parent / "examples" / "pendulum.py") + ":Pendulum"
-    rows = learner.measure(pendulum, "fast", ["rpo", "ppo", "sac"], 1)
+    rows = learner.measure(PENDULUM, "fast", ["rpo", "ppo", "sac"], 1)
     assert [row["algorithm"] for row in rows] == ["rpo", "ppo", "sac"]
     for row in rows:
         phases = [row[f"{phase}_ms"] for phase in learner.PHASES if f"{phase}_ms" in row]
@@ -95,3 +98,31 @@ def test_an_iteration_is_measured_in_phases(monkeypatch: pytest.MonkeyPatch) -> 
     lines = learner.table(rows, peak_gflops=100.0).splitlines()
     assert len(lines) == 2 + len(rows)
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_growth_is_measured_over_environments_seeds_and_devices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaling = load("scaling")
+    monkeypatch.setattr(scaling, "ROUNDS", 2)
+    monkeypatch.setattr(scaling, "enable_compilation_cache", lambda: None)
+    path = tmp_path / "scaling.json"
+    words = ["--task", PENDULUM, "--num-envs", "8", "64", "--seeds", "1", "2", "--devices", "1"]
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *words, "--json", str(path)])
+    scaling.main()
+    written = json.loads(path.read_text())
+    assert written["task"] == PENDULUM
+    small, large, twice = written["rows"]
+    assert (small["num_envs"], large["num_envs"]) == (8, 64)
+    assert (twice["num_envs"], twice["seeds"]) == (64, 2)
+    assert small["relative"] == 1
+    assert large["steps_per_s"] > small["steps_per_s"]
+    horizon = small["steps_per_s"] * small["iteration_ms"] / 1e3 / 8
+    assert twice["steps_per_s"] * twice["iteration_ms"] / 1e3 == pytest.approx(horizon * 64 * 2)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3
+
+
+def test_environments_that_devices_do_not_divide_are_left_out() -> None:
+    found = load("scaling").configurations((3, 4, 6), (1, 2), (1, 2))
+    pairs = [(one["num_envs"], one["devices"], one["seeds"]) for one in found]
+    assert pairs == [(3, 1, 1), (4, 1, 1), (6, 1, 1), (4, 2, 1), (6, 2, 1), (4, 2, 2)]

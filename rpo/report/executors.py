@@ -24,6 +24,10 @@ from rpo.report.cells import Cell
 from rpo.runtime import DEVICES_VARIABLE
 from rpo.training import Run, SettingsError
 from rpo.training.settings import one_line
+from rpo.training.signals import noted_signals
+
+STOP_SECONDS = 20.0
+"""So long an interrupted cell on a cluster has time to finish its iteration and save."""
 
 LOGS = "logs"
 """Directory of the cells' output, below the output directory."""
@@ -49,8 +53,8 @@ class Executor(Protocol):
         """Trains every cell, and yields each result as it comes.
 
         Raises:
-            KeyboardInterrupt: if interrupted. Cells in progress go on from their last checkpoint
-                next time; on this machine they are saved first.
+            KeyboardInterrupt: if interrupted. Cells in progress are stopped, and go on from their
+                last checkpoint next time; those that can still do so save one first.
         """
 
 
@@ -198,8 +202,19 @@ class RayExecutor:
                     error = f"its worker failed: {' '.join(str(failure).split())[:300]}"
                 yield Result(cell, error)
         finally:
-            for reference in waiting:
-                ray.cancel(reference, force=False)
+            self._stop(list(waiting))
+
+    def _stop(self, cells: list[Any]) -> None:
+        """Ends cells that are not finished: those that train as at Ctrl-C, which saves them."""
+        ray = self._ray
+        for cell in cells:
+            ray.cancel(cell, force=False)
+        # Until then the cluster must live: one of this machine ends with this process.
+        _, deaf = (
+            ray.wait(cells, num_returns=len(cells), timeout=STOP_SECONDS) if cells else ([], [])
+        )
+        for cell in deaf:  # compiling, or starting; the checkpoint it had stays
+            ray.cancel(cell, force=True)
 
     def _submit(self, cell: Cell, here: str) -> Any:
         """Hands a cell to the cluster, with no more JAX devices than it has cores.
@@ -216,12 +231,15 @@ class RayExecutor:
 
 def _start(ray: Any) -> None:
     """Connects to the cluster, or starts one."""
-    with warnings.catch_warnings():  # JAX warns of forks; Ray's turn into other programs at once
+    with warnings.catch_warnings(), noted_signals() as interrupted:
+        # JAX warns of forks; Ray's turn into other programs at once.
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
         try:
             ray.init(log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise SettingsError(f"no Ray cluster: {one_line(error)}") from error
+        if interrupted():  # only now: Ray crashes where it is interrupted half started
+            raise KeyboardInterrupt
 
 
 def train_here(cell: Cell, directory: str) -> str | None:

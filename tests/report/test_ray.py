@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from rpo.report.cells import State
 from rpo.report.executors import RayExecutor, make_executor
 from rpo.training import Run, SettingsError
 from tests.report.conftest import TINY
+from tests.training.fakes import PENDULUM
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path: Path) -> None:
@@ -57,7 +60,8 @@ def test_a_killed_workers_cell_is_tried_again_from_its_checkpoint(
     monkeypatch.setitem(cells.BUDGETS, "tiny", longer)
     plan = plan_pair(seeds=1)
     victim, other = plan.cells
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    # Not one that happens to run here.
+    ray.init("local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     killed: list[int] = []
     killer = threading.Thread(target=kill_once_saved, args=(victim.path, killed))
     try:
@@ -78,3 +82,52 @@ def test_a_killed_workers_cell_is_tried_again_from_its_checkpoint(
     assert sessions[1]["iteration"] > 0
     facts = json.loads((other.path / "config.json").read_text())
     assert len(facts["sessions"]) == 1
+
+
+REPRODUCE = """
+import dataclasses, sys
+from pathlib import Path
+from rpo.report import cells
+from rpo.report.executors import RayExecutor
+from rpo.report.reproduce import reproduce
+from tests.report.conftest import PAIR, TINY
+
+cells.TARGETS["pair"] = PAIR
+cells.BUDGETS["tiny"] = dataclasses.replace(TINY, steps={"": 64 * 200_000})
+plan = cells.make_plan("pair", Path(sys.argv[1]), budget="tiny", tasks=[sys.argv[2]], seeds=1)
+try:
+    reproduce(plan, RayExecutor())
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def rows(run: Path) -> int:
+    """Iterations in the log of a run."""
+    try:
+        return len((run / "metrics.csv").read_text().splitlines()) - 1
+    except FileNotFoundError:
+        return 0
+
+
+def test_interruption_saves_the_cells_that_train(plan_pair, tmp_path: Path) -> None:
+    """Ctrl-C at the driver reaches the workers; each saves what it has."""
+    pytest.importorskip("ray")
+    plan = plan_pair(seeds=1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", REPRODUCE, str(plan.output), PENDULUM],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"RAY_ADDRESS": "local"},
+    )
+    deadline = time.monotonic() + 240
+    while process.poll() is None and min(rows(cell.path) for cell in plan.cells) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    for cell in plan.cells:
+        saved = json.loads((cell.path / "checkpoints" / "last.json").read_text())["checkpoint"]
+        assert saved == f"iteration_{rows(cell.path):08d}"
