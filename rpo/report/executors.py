@@ -145,8 +145,9 @@ def _complaint(said: str) -> str:
 class RayExecutor:
     """All cells at once on a Ray cluster, as many as its resources allow.
 
-    The cluster is the one that `RAY_ADDRESS` names, or a new one on this machine. All its machines
-    must share the output directory. A cell whose worker dies is tried again, from its checkpoint.
+    The cluster is the one that `RAY_ADDRESS` names, or that runs on this machine, or else a new one
+    here. All its machines must share the output directory. A cell whose worker dies is tried again,
+    from its checkpoint.
     """
 
     def __init__(
@@ -237,7 +238,8 @@ def _start(ray: Any) -> None:
         try:
             ray.init(log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise SettingsError(f"no Ray cluster: {one_line(error)}") from error
+            stale = "if one from before did not end well, `ray stop` forgets it"
+            raise SettingsError(f"no Ray cluster: {one_line(error)}; {stale}") from error
         if interrupted():  # only now: Ray crashes where it is interrupted half started
             raise KeyboardInterrupt
 
