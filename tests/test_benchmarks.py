@@ -15,6 +15,8 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from rpo.algorithms import make
+from rpo.training.settings import resolve
 from tests.training.fakes import PENDULUM
 
 DIRECTORY = Path(__file__).parents[1] / "benchmarks"
@@ -126,3 +128,21 @@ def test_environments_that_devices_do_not_divide_are_left_out() -> None:
     found = load("scaling").configurations((3, 4, 6), (1, 2), (1, 2))
     pairs = [(one["num_envs"], one["devices"], one["seeds"]) for one in found]
     assert pairs == [(3, 1, 1), (4, 1, 1), (6, 1, 1), (4, 2, 1), (6, 2, 1), (4, 2, 2)]
+
+
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_model_free_methods_collect_at_the_cost_of_the_forward_simulation(name: str) -> None:
+    """As many operations as simulating and acting take, and none for gradients."""
+    learner, steps = load("learner"), 32
+    resolved = resolve("ant", name)
+    env, algorithm = resolved.env, make(name, resolved.config)
+    state = jax.eval_shape(lambda key: algorithm.init(env, key), jax.random.key(0))
+    collection = count_flops(lambda s: algorithm.collect(env, s, s.key), state)
+    alone = count_flops(lambda s: learner.forward(algorithm, env, s), state)
+    assert collection == pytest.approx(alone, rel=1e-3)
+
+    action = jax.ShapeDtypeStruct((resolved.config.num_envs, env.spec.action_size), float)
+    physics = steps * count_flops(lambda s, a: env.step(s.environments.state, a), state, action)
+    weights = sum(x.size for x in jax.tree.leaves(state.policy) if x.ndim == 2)
+    products = 2 * weights * resolved.config.num_envs * steps
+    assert collection < 1.1 * (physics + products)
