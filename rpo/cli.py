@@ -109,10 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
     from rpo.training.processes import leave
+    from rpo.training.provenance import running
 
     warnings.showwarning = _show_warning
     try:
-        return _dispatch(words)
+        with running(["rpo", *words]):
+            return _dispatch(words)
     except (UsageError, SettingsError) as error:
         return _fail(error, 2)
     except (RunError, TrainingError) as error:

@@ -9,6 +9,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,24 @@ from rpo.runtime import usable_cores
 
 PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "orbax-checkpoint", "mujoco")
 
+_command: ContextVar[Sequence[str] | None] = ContextVar("command", default=None)
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[None]:
+    """Says which command runs, where the process was started as another: a worker of a cluster."""
+    token = _command.set(command)
+    try:
+        yield
+    finally:
+        _command.reset(token)
+
 
 def provenance() -> dict[str, Any]:
     """Facts about this process, ready for JSON."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(_command.get() or [Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions(),
         "git": git_state(),
         "hardware": hardware(),

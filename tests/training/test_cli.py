@@ -35,7 +35,10 @@ def test_training_into_a_pipe_prints_plain_lines(
         progress[-1],
     )
     assert any(line.startswith("deterministic return -") for line in lines)
-    assert Run.load(path).evaluation() is not None
+    run = Run.load(path)
+    assert run.evaluation() is not None
+    # the command, not how this process was started
+    assert run.config["sessions"][0]["command"].startswith(f"rpo train {PENDULUM} --run-dir {path}")
 
 
 def test_other_commands(finished_run: Run, tmp_path: Path, capsys) -> None:
