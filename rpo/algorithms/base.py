@@ -38,6 +38,37 @@ class Environments(eqx.Module):
     episode_return: Float[Array, " envs"]
     episode_length: Int[Array, " envs"]
 
+    def step(
+        self, env: Env, action: Float[Array, "envs action"]
+    ) -> tuple[Environments, dict[str, Array]]:
+        """Steps the environments.
+
+        Args:
+            env: the task.
+            action: for `Env.step`.
+
+        Returns:
+            the environments, and what every rollout records of the step.
+        """
+        state, transition = env.step(self.state, action)
+        ended = transition.terminated | transition.truncated
+        episode_return = self.episode_return + lax.stop_gradient(transition.reward)
+        episode_length = self.episode_length + 1
+        after = Environments(
+            state=state,
+            episode_return=jnp.where(ended, 0, episode_return),
+            episode_length=jnp.where(ended, 0, episode_length),
+        )
+        return after, {
+            "reward": transition.reward,
+            "terminated": transition.terminated,
+            "truncated": transition.truncated,
+            "final_observation": transition.final_observation,
+            "non_finite": transition.info["non_finite"],
+            "episode_return": episode_return,
+            "episode_length": episode_length,
+        }
+
 
 class FinishedEpisodes(eqx.Module):
     """Ring buffer of the latest finished episodes.

@@ -66,27 +66,8 @@ def collect(
     def step(carry: Environments, row: PyTree) -> tuple[Environments, Experience]:
         observation = carry.state.observation
         action = act(observation, row)
-        state, transition = env.step(carry.state, action)
-        ended = transition.terminated | transition.truncated
-        episode_return = carry.episode_return + transition.reward
-        episode_length = carry.episode_length + 1
-        record = Experience(
-            observation=observation,
-            action=action,
-            reward=transition.reward,
-            terminated=transition.terminated,
-            truncated=transition.truncated,
-            final_observation=transition.final_observation,
-            non_finite=transition.info["non_finite"],
-            episode_return=episode_return,
-            episode_length=episode_length,
-        )
-        carry = Environments(
-            state=state,
-            episode_return=jnp.where(ended, 0, episode_return),
-            episode_length=jnp.where(ended, 0, episode_length),
-        )
-        return carry, record
+        carry, record = carry.step(env, action)
+        return carry, Experience(observation=observation, action=action, **record)
 
     return lax.scan(step, environments, inputs)
 

@@ -104,30 +104,15 @@ def run_segment(
         observation = carry.state.observation
         distribution = policy(normalizer(observation))
         action = distribution.sample(action_noise) + shift
-        state, transition = env.step(carry.state, policy.squash(action))
-        ended = transition.terminated | transition.truncated
-        episode_return = carry.episode_return + lax.stop_gradient(transition.reward)
-        episode_length = carry.episode_length + 1
-        record = Segment(
+        carry, record = carry.step(env, policy.squash(action))
+        return carry, Segment(
             observation=observation,
             action=action,
             distribution=distribution,
             entropy_noise=entropy_noise,
             entropy=distribution.squashed_entropy_sample(entropy_noise),
-            reward=transition.reward,
-            terminated=transition.terminated,
-            truncated=transition.truncated,
-            final_observation=transition.final_observation,
-            non_finite=transition.info["non_finite"],
-            episode_return=episode_return,
-            episode_length=episode_length,
+            **record,
         )
-        carry = Environments(
-            state=state,
-            episode_return=jnp.where(ended, 0, episode_return),
-            episode_length=jnp.where(ended, 0, episode_length),
-        )
-        return carry, record
 
     return lax.scan(step, environments, (noise[0], noise[1], perturbation))
 

@@ -18,20 +18,14 @@ from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState, require
 from rpo.algorithms.devices import device_mean
-from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState
-from rpo.algorithms.surrogate import (
-    ActorBatch,
-    actor_gradient,
-    discounted_entropy,
-    divergence,
-    surrogate,
-)
+from rpo.algorithms.shac import SHAC, SHACConfig
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
 from rpo.nets import GaussianPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SAPOConfig(FirstOrderConfig):
+class SAPOConfig(SHACConfig):
     """Settings of SAPO.
 
     Args:
@@ -66,7 +60,7 @@ class Temperature(eqx.Module):
     optimizer: OptimizerState
 
 
-class SAPO(FirstOrderAlgorithm):
+class SAPO(SHAC):
     """Soft Analytic Policy Optimization."""
 
     config: SAPOConfig = eqx.field(static=True)
@@ -94,17 +88,6 @@ class SAPO(FirstOrderAlgorithm):
 
         gradient, _ = actor_gradient(loss, state.policy, batch)
         return device_mean(gradient, self.axis)
-
-    def update_actor(
-        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
-        """One ascent step along the gradient of the maximum-entropy return."""
-        policy, optimizer, norm = self.optimizer.step(
-            state.policy, state.actor_optimizer, self.actor_gradient(state, batch), learning_rate
-        )
-        state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
-        kl = device_mean(divergence(policy, batch), self.axis)
-        return state, {"actor_gradient_norm": norm, "kl_update": kl}
 
     def update_method_state(
         self, state: TrainState, entropy: Float[Array, ""]

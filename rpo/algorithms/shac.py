@@ -29,7 +29,7 @@ class SHAC(FirstOrderAlgorithm):
     config: SHACConfig = eqx.field(static=True)
     axis: str | None = eqx.field(static=True, default=None)
 
-    def entropy_coefficient(self, state: TrainState) -> float:
+    def entropy_coefficient(self, state: TrainState) -> Float[Array, ""] | float:
         """No entropy bonus."""
         del state
         return 0.0
@@ -46,7 +46,7 @@ class SHAC(FirstOrderAlgorithm):
     def update_actor(
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, Metrics]:
-        """One ascent step along the back-propagation-through-time gradient."""
+        """One ascent step along the gradient of the return."""
         policy, optimizer, norm = self.optimizer.step(
             state.policy, state.actor_optimizer, self.actor_gradient(state, batch), learning_rate
         )
