@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator
 
 from rpo.report.cells import Plan
 from rpo.report.curves import COLORS, Curve, band
@@ -174,6 +174,9 @@ def _label(axes: Axes, panel: Panel) -> None:
         )
     if panel.log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_xlim(left=0)
     axes.grid(color="#e3e6e8", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -6,6 +6,7 @@ Scores are matrices with one row per seed and one column per task.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +35,8 @@ class Summary:
 
     Args:
         mean: over seeds, then over tasks.
-        std: standard deviation over seeds (divided by their number), mean over tasks.
+        std: standard deviation over seeds (divided by their number), mean over tasks; nan of one
+            seed.
         interquartile_mean: mean of the middle half of all scores.
         seeds: number of seeds.
     """
@@ -63,7 +65,8 @@ def summarize(scores: Scores, repetitions: int = REPETITIONS) -> Summary:
         return np.array([metrics.aggregate_mean(sample), metrics.aggregate_iqm(sample)])
 
     mean, middle = _estimates(aggregates, scores, repetitions=repetitions)
-    return Summary(mean, float(scores.std(axis=0).mean()), middle, len(scores))
+    std = float(scores.std(axis=0).mean()) if len(scores) > 1 else math.nan
+    return Summary(mean, std, middle, len(scores))
 
 
 def probability_of_improvement(

@@ -120,7 +120,7 @@ def details(rows: Sequence[Row]) -> Table:
                 row.label,
                 _interval(summary.mean),
                 _interval(summary.interquartile_mean),
-                f"{summary.std:,.1f}",
+                f"{summary.std:,.1f}" if summary.seeds > 1 else UNKNOWN,
                 str(summary.seeds),
                 str(row.episodes),
                 f"{row.steps:,}",
@@ -153,7 +153,7 @@ def improvement(plan: Plan, rows: Sequence[Row]) -> Table:
         own = np.stack([by_task[task] / abs(base[task].mean()) for task in tasks], axis=1)
         other = np.stack([base[task] / abs(base[task].mean()) for task in tasks], axis=1)
         summary = summarize(own)
-        better = "" if label == BASELINE else _interval(probability_of_improvement(other, own), 2)
+        better = "" if label == BASELINE else _better(other, own)
         table.append(
             [
                 label,
@@ -164,6 +164,12 @@ def improvement(plan: Plan, rows: Sequence[Row]) -> Table:
             ]
         )
     return table if len(table) > 2 else []
+
+
+def _better(first: np.ndarray, second: np.ndarray) -> str:
+    if min(len(first), len(second)) < 2:  # of two seeds one is better, which says little
+        return UNKNOWN
+    return _interval(probability_of_improvement(first, second), 2)
 
 
 def orders(plan: Plan, rows: Sequence[Row]) -> list[str]:
@@ -281,7 +287,10 @@ def _name(task: str) -> str:
 
 
 def _plus_minus(figures: tuple[float, float] | None) -> str:
-    return UNKNOWN if figures is None else f"{figures[0]:,.1f} ± {figures[1]:,.1f}"
+    if figures is None:
+        return UNKNOWN
+    mean, std = figures
+    return f"{mean:,.1f} ± {std:,.1f}" if math.isfinite(std) else f"{mean:,.1f}"
 
 
 def _interval(estimate: Estimate, digits: int = 1) -> str:

@@ -51,6 +51,7 @@ def test_a_single_seed_has_no_interval() -> None:
     assert summary.mean.value == 3.0
     assert math.isnan(summary.mean.low)
     assert math.isnan(summary.interquartile_mean.high)
+    assert math.isnan(summary.std)
 
 
 def test_equal_questions_get_equal_answers_and_nobody_elses_numbers_change() -> None:
