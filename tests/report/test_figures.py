@@ -116,7 +116,7 @@ def test_damaged_results_are_named(compared: Plan) -> None:
         rows_of(compared, finished)
 
 
-def test_single_seeds_show_neither_interval_nor_deviation(small_world: None, tmp_path: Path) -> None:
+def test_one_seed_shows_neither_interval_nor_deviation(small_world: None, tmp_path: Path) -> None:
     plan = make_plan("pair", tmp_path, budget="tiny", tasks=[PENDULUM], seeds=1)
     finished = {cell.name: write_run(cell, scores(5.0)) for cell in plan.cells}
     write_report(plan, finished, {})
