@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from rpo.algorithms.devices import gather_environments
 from rpo.algorithms.optimizer import OptimizerState
 from rpo.envs.base import Env, EnvState
-from rpo.nets import CriticEnsemble, GaussianPolicy, Normalizer
+from rpo.nets import GaussianPolicy, Normalizer
 
 EPISODE_WINDOW = 100
 """Number of finished episodes behind the reported return and length."""
@@ -129,7 +129,7 @@ class TrainState(eqx.Module):
     Args:
         environments: every leaf leads with num_envs.
         policy: actor parameters.
-        critics: value function parameters.
+        critics: the value function, `StateValues` or, for PPO and SAC, `CriticEnsemble`.
         actor_optimizer: state of the actor's optimiser.
         critic_optimizer: state of the critics' optimiser.
         normalizer: observation statistics.
@@ -142,7 +142,7 @@ class TrainState(eqx.Module):
 
     environments: Environments
     policy: GaussianPolicy
-    critics: CriticEnsemble
+    critics: PyTree
     actor_optimizer: OptimizerState
     critic_optimizer: OptimizerState
     normalizer: Normalizer

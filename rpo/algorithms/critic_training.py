@@ -7,22 +7,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
+from rpo.algorithms.base import Metrics
+from rpo.algorithms.chunks import CHUNK_ROWS, largest_divisor
 from rpo.algorithms.devices import device_mean, environment_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
-from rpo.nets import CriticEnsemble
+from rpo.nets import CriticEnsemble, StateValues
 
-
-def value_loss(
-    critics: CriticEnsemble,
-    observation: Float[Array, "samples observation"],
-    target: Float[Array, " samples"],
-) -> Float[Array, ""]:
-    """Mean over critics and samples of the squared error (eq. 15)."""
-    return jnp.mean((critics(observation) - target) ** 2)
+TINY = 1e-12
+"""Variance below which targets count as all alike."""
 
 
 def fit_critics(
-    critics: CriticEnsemble,
+    critics: StateValues,
     optimizer_state: OptimizerState,
     observation: Float[Array, "steps envs observation"],
     target: Float[Array, "steps envs"],
@@ -34,7 +30,7 @@ def fit_critics(
     passes: int,
     minibatches: int,
     axis: str | None,
-) -> tuple[CriticEnsemble, OptimizerState, dict[str, Float[Array, ""]]]:
+) -> tuple[StateValues, OptimizerState, Metrics]:
     """Several passes of minibatch descent over a rollout.
 
     In every pass each environment's steps are shuffled with a key of its own, and minibatch k takes
@@ -54,26 +50,55 @@ def fit_critics(
         axis: name of the mapped device axis, if any.
 
     Returns:
-        critics, optimiser state, and the metrics `value_loss` and `critic_gradient_norm`, both
-        means over all minibatches.
+        critics, optimiser state, and metrics: `value_loss` (mean squared error) and
+        `critic_gradient_norm`, both means over all minibatches, and how well the critics predicted
+        the targets before they were fitted to them: `explained_variance`, 1 - Var(target - value)
+        / Var(target), and `value_bias`, the mean of value - target.
     """
     steps, envs = target.shape
     samples = observation.reshape(steps * envs, -1)
     targets = target.reshape(-1)
     rows = shuffled_rows(key, indices, steps, passes).reshape(passes * minibatches, -1)
 
+    metrics = prediction_metrics(critics, samples, targets, axis)
+    moments = (jnp.mean(targets), jnp.mean(targets * targets))
+    critics = critics.following(*device_mean(moments, axis))
+
     def fit(
         carry: tuple[CriticEnsemble, OptimizerState], chosen: Array
     ) -> tuple[tuple[CriticEnsemble, OptimizerState], tuple[Array, Array]]:
-        critics, state = carry
-        loss, gradient = jax.value_and_grad(value_loss)(critics, samples[chosen], targets[chosen])
-        loss, gradient = device_mean((loss, gradient), axis)
-        critics, state, norm = optimizer.step(critics, state, gradient, learning_rate)
-        return (critics, state), (loss, norm)
+        networks, state = carry
+        gradient, error = jax.grad(critics.loss, has_aux=True)(
+            networks, samples[chosen], targets[chosen]
+        )
+        gradient, error = device_mean((gradient, error), axis)
+        networks, state, norm = optimizer.step(networks, state, gradient, learning_rate)
+        return (networks, state), (error, norm)
 
-    (critics, optimizer_state), (losses, norms) = lax.scan(fit, (critics, optimizer_state), rows)
-    metrics = {"value_loss": losses.mean(), "critic_gradient_norm": norms.mean()}
+    start = (critics.networks, optimizer_state)
+    (networks, optimizer_state), (errors, norms) = lax.scan(fit, start, rows)
+    critics = StateValues(networks, critics.units, critics.critic)
+    metrics |= {"value_loss": errors.mean(), "critic_gradient_norm": norms.mean()}
     return critics, optimizer_state, metrics
+
+
+def prediction_metrics(
+    critics: StateValues,
+    observation: Float[Array, "samples observation"],
+    target: Float[Array, " samples"],
+    axis: str | None,
+) -> Metrics:
+    """`explained_variance` (1 where the mean of the critics is right up to a constant, at most 0
+    where it knows no more than the mean target) and `value_bias`, of the critics as they are.
+    """
+    rows = largest_divisor(target.size, CHUNK_ROWS)
+    chunks = observation.reshape(-1, rows, observation.shape[-1])
+    value = lax.map(lambda chunk: jnp.mean(critics(chunk), axis=0), chunks).reshape(-1)
+    error = value - target
+    sums = (error, error * error, target, target * target)
+    bias, error_square, mean, square = device_mean(tuple(jnp.mean(x) for x in sums), axis)
+    unexplained = (error_square - bias * bias) / jnp.maximum(square - mean * mean, TINY)
+    return {"explained_variance": 1.0 - unexplained, "value_bias": bias}
 
 
 def shuffled_rows(

@@ -41,7 +41,14 @@ from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradien
 from rpo.algorithms.surrogate import make_actor_batch, reward_with_entropy
 from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
-from rpo.nets import CriticEnsemble, TanhGaussianPolicy, new_normalizer
+from rpo.nets import (
+    CRITICS,
+    Critic,
+    StateValues,
+    TanhGaussianPolicy,
+    new_normalizer,
+    new_state_values,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,8 @@ class FirstOrderConfig(MethodConfig):
 
     Args:
         td_lambda: lambda of the value targets.
+        critic: units of the critics' outputs and their kind: "plain" (as published), "scaled",
+            "normalized", "popart" or "categorical"; see `rpo.nets.StateValues`.
         num_critics: independent critics.
         target_value: how critics are combined in the value targets, "mean" or "min".
         actor_learning_rate: at the start.
@@ -68,6 +77,7 @@ class FirstOrderConfig(MethodConfig):
     """
 
     td_lambda: float = 0.95
+    critic: Critic = "plain"
     num_critics: int = 2
     target_value: Literal["mean", "min"] = "mean"
     actor_learning_rate: float = 2e-3
@@ -93,6 +103,14 @@ class FirstOrderConfig(MethodConfig):
             not_negative=("weight_decay",),
             fractions=("td_lambda",),
             betas=("betas",),
+        )
+        require(
+            self.critic in CRITICS,
+            f"critic is {self.critic!r}, must be one of {', '.join(CRITICS)}",
+        )
+        require(
+            self.critic != "scaled" or self.discount < 1,
+            "critic is 'scaled', in units of 1 / (1 - discount): discount must be below 1",
         )
         require(
             self.target_value in ("mean", "min"),
@@ -175,15 +193,20 @@ class FirstOrderAlgorithm(Algorithm):
         policy = TanhGaussianPolicy(
             spec.observation_size, spec.action_size, config.actor_hidden_sizes, policy_key
         )
-        critics = CriticEnsemble(
-            spec.observation_size, config.critic_hidden_sizes, config.num_critics, critic_key
+        critics = new_state_values(
+            spec.observation_size,
+            config.critic_hidden_sizes,
+            config.num_critics,
+            critic_key,
+            critic=config.critic,
+            discount=config.discount,
         )
         return TrainState(
             environments=start_environments(env, env_key, config.num_envs),
             policy=policy,
             critics=critics,
             actor_optimizer=self.optimizer.init(policy),
-            critic_optimizer=self.optimizer.init(critics),
+            critic_optimizer=self.optimizer.init(critics.networks),
             normalizer=new_normalizer(spec.observation_size),
             episodes=no_episodes(),
             key=run_key,
@@ -276,7 +299,7 @@ class FirstOrderAlgorithm(Algorithm):
         observation: Float[Array, "steps envs size"],
         target: Float[Array, "steps envs"],
         key: UInt32[Array, "2"],
-    ) -> tuple[CriticEnsemble, OptimizerState, Metrics]:
+    ) -> tuple[StateValues, OptimizerState, Metrics]:
         """All passes over the rollout; `observation` is normalised."""
         config = self.config
         return fit_critics(

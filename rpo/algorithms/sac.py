@@ -42,7 +42,6 @@ from rpo.algorithms.collection import (
     end_iteration,
 )
 from rpo.algorithms.config import MethodConfig
-from rpo.algorithms.critic_training import value_loss
 from rpo.algorithms.devices import device_mean, environment_indices, environment_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
 from rpo.algorithms.replay import Replay, Windows, empty_replay
@@ -124,6 +123,15 @@ class SACConfig(MethodConfig):
     def replay_steps(self) -> int:
         """Steps per environment that the replay buffer holds, a multiple of the horizon."""
         return self.replay_capacity // (self.num_envs * self.horizon) * self.horizon
+
+
+def value_loss(
+    critics: CriticEnsemble,
+    observation: Float[Array, "samples observation"],
+    target: Float[Array, " samples"],
+) -> Float[Array, ""]:
+    """Mean over critics and samples of the squared error."""
+    return jnp.mean((critics(observation) - target) ** 2)
 
 
 def smoothed(target: CriticEnsemble, critics: CriticEnsemble, share: float) -> CriticEnsemble:

@@ -8,12 +8,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rpo.algorithms.chunks import CHUNK_ROWS, largest_divisor
-from rpo.nets import MLP, CriticEnsemble
+from rpo.nets import MLP, StateValues
 
 
 @jax.custom_vjp
 def frozen_values(
-    critics: CriticEnsemble, observation: Float[Array, "*batch observation"]
+    critics: StateValues, observation: Float[Array, "*batch observation"]
 ) -> Float[Array, "critics *batch"]:
     """`critics(observation)`, differentiable by the observation only; the critics are constants.
 
@@ -25,32 +25,32 @@ def frozen_values(
 
 
 def _forward(
-    critics: CriticEnsemble, observation: Float[Array, "*batch observation"]
-) -> tuple[Float[Array, "critics *batch"], tuple[CriticEnsemble, Float[Array, "..."]]]:
+    critics: StateValues, observation: Float[Array, "*batch observation"]
+) -> tuple[Float[Array, "critics *batch"], tuple[StateValues, Float[Array, "..."]]]:
     shape = observation.shape
     samples = observation.reshape(-1, shape[-1])
     rows = largest_divisor(samples.shape[0], CHUNK_ROWS)
 
     def values_and_gradients(chunk: Array) -> tuple[Array, Array]:
-        pairs = [_value_and_gradient(member, chunk) for member in critics.members]
+        pairs = [_value_and_gradient(critics, member, chunk) for member in critics.networks.members]
         values, gradients = zip(*pairs, strict=True)
         return jnp.stack(values, axis=-1), jnp.stack(gradients, axis=-2)
 
     values, gradients = lax.map(values_and_gradients, samples.reshape(-1, rows, shape[-1]))
-    count = len(critics.members)
+    count = len(critics.networks.members)
     values = jnp.moveaxis(values.reshape(*shape[:-1], count), -1, 0)
     return values, (critics, gradients.reshape(*shape[:-1], count, shape[-1]))
 
 
-def _value_and_gradient(member: MLP, chunk: Array) -> tuple[Array, Array]:
+def _value_and_gradient(critics: StateValues, member: MLP, chunk: Array) -> tuple[Array, Array]:
     """Values of rows, and each one's gradient by its own row."""
-    value, pull_back = jax.vjp(lambda rows: member(rows)[..., 0], chunk)
+    value, pull_back = jax.vjp(lambda rows: critics.value(member, rows), chunk)
     return value, pull_back(jnp.ones_like(value))[0]
 
 
 def _backward(
-    saved: tuple[CriticEnsemble, Float[Array, "..."]], cotangent: Float[Array, "critics *batch"]
-) -> tuple[CriticEnsemble, Float[Array, "*batch observation"]]:
+    saved: tuple[StateValues, Float[Array, "..."]], cotangent: Float[Array, "critics *batch"]
+) -> tuple[StateValues, Float[Array, "*batch observation"]]:
     critics, gradients = saved
     weights = jnp.moveaxis(cotangent, 0, -1)
     by_observation = jnp.sum(weights[..., None] * gradients, axis=-2)

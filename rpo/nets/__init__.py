@@ -10,20 +10,25 @@ from rpo.nets.policy import (
     TanhGaussianPolicy,
     policy_action,
 )
+from rpo.nets.state_values import CRITICS, Critic, StateValues, new_state_values
 
 __all__ = [
+    "CRITICS",
     "MLP",
     "ClippedGaussianPolicy",
+    "Critic",
     "CriticEnsemble",
     "Gaussian",
     "GaussianPolicy",
     "LayerNorm",
     "Linear",
     "Normalizer",
+    "StateValues",
     "TanhGaussianPolicy",
     "Trunk",
     "log_tanh_slope",
     "new_normalizer",
+    "new_state_values",
     "parameter_count",
     "policy_action",
 ]

@@ -1,4 +1,4 @@
-"""State-value critics."""
+"""Ensembles of value networks."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ class CriticEnsemble(eqx.Module):
         key: Array,
         *,
         gain: float = 1.0,
+        outputs: int = 1,
     ) -> None:
         """Builds `count` networks, each from its own key (the other arguments as in `MLP`)."""
         self.members = tuple(
-            MLP(observation_size, hidden_sizes, 1, member_key, gain=gain)
+            MLP(observation_size, hidden_sizes, outputs, member_key, gain=gain)
             for member_key in jax.random.split(key, count)
         )
 
     def __call__(
         self, observation: Float[Array, "*batch observation"]
     ) -> Float[Array, "critics *batch"]:
-        """Value of normalised observations, one row per critic."""
+        """First output for normalised observations, one row per critic."""
         return jnp.stack([member(observation)[..., 0] for member in self.members])

@@ -62,7 +62,7 @@ def reference_returns(env, state, policy, key, perturbation, coefficient):
 
     def value(observation):
         normalized = state.normalizer(observation)
-        return sum(member(normalized)[:, 0] for member in state.critics.members) / 2
+        return sum(member(normalized)[:, 0] for member in state.critics.networks.members) / 2
 
     for t in range(HORIZON):
         distribution = policy(state.normalizer(env_state.observation))

@@ -65,7 +65,7 @@ def plain_advantages(state, perturbation):
 
     def value(observation):
         normalized = state.normalizer(observation)
-        return sum(member(normalized)[:, 0] for member in state.critics.members) / 2
+        return sum(member(normalized)[:, 0] for member in state.critics.networks.members) / 2
 
     errors, continues, seen = [], [], []
     for t in range(HORIZON):

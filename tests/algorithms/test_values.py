@@ -7,13 +7,21 @@ import pytest
 
 from rpo.algorithms.chunks import CHUNK_ROWS
 from rpo.algorithms.values import frozen_values
-from rpo.nets import CriticEnsemble
+from rpo.nets import new_state_values
 
 
-@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, CHUNK_ROWS)])
-def test_values_and_gradients_are_those_of_the_critics(shape):
+def fresh(critic, hidden_sizes):
+    critics = new_state_values(3, hidden_sizes, 2, jax.random.key(0), critic=critic, discount=0.9)
+    return critics.following(jnp.asarray(5.0), jnp.asarray(60.0))
+
+
+@pytest.mark.parametrize(
+    ("critic", "shape"),
+    [("plain", (5,)), ("scaled", (4, 3)), ("popart", (4, 3)), ("categorical", (2, CHUNK_ROWS))],
+)
+def test_values_and_gradients_are_those_of_the_critics(critic, shape):
     with jax.enable_x64(True):
-        critics = CriticEnsemble(3, (6, 4), 2, jax.random.key(0))
+        critics = fresh(critic, (6, 4))
         observation = jax.random.normal(jax.random.key(1), (*shape, 3))
         weight = jax.random.normal(jax.random.key(2), (2, *shape))
 
@@ -32,6 +40,6 @@ def test_values_and_gradients_are_those_of_the_critics(shape):
 
 
 def test_critics_are_constants():
-    critics = CriticEnsemble(3, (6,), 2, jax.random.key(0))
+    critics = fresh("popart", (6,))
     gradient = jax.grad(lambda c: frozen_values(c, jnp.ones((4, 3))).sum())(critics)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
