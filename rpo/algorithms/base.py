@@ -30,7 +30,8 @@ class Environments(eqx.Module):
 
     Args:
         state: of the environments.
-        episode_return: undiscounted reward collected so far in the current episode.
+        episode_return: undiscounted reward collected so far in the current episode; NaN if it was
+            not seen from its start.
         episode_length: steps taken so far in the current episode.
     """
 
@@ -90,11 +91,15 @@ class FinishedEpisodes(eqx.Module):
         lengths: Int[Array, "steps envs"],
         axis: str | None,
     ) -> FinishedEpisodes:
-        """Appends the episodes that ended, in the order of time, then of environments."""
+        """Appends the episodes that ended, in the order of time, then of environments.
+
+        Those without a finite return, which were not seen from their start, are left out.
+        """
         ended, returns, lengths = (
             gather_environments(x, axis).ravel() for x in (ended, returns, lengths)
         )
         window = self.returns.shape[0]
+        ended = ended & jnp.isfinite(returns)
         added = jnp.sum(ended, dtype=jnp.int32)
         count = self.count + added
         # the latest ends first; nothing is scattered: jaxlib 0.10.2 aborts while compiling that
@@ -211,12 +216,29 @@ def raw_key(key: Array) -> UInt32[Array, "2"]:
     return key
 
 
-def start_environments(env: Env, key: Array, num_envs: int) -> Environments:
-    """Environments at the start of an episode."""
+def start_environments(
+    env: Env, key: Array, num_envs: int, *, stagger: bool = False
+) -> Environments:
+    """Environments at the start of an episode.
+
+    Args:
+        env: the task.
+        key: a JAX random key, raw or typed.
+        num_envs: how many.
+        stagger: spread the episodes' ends over the time limit: environment k counts as being
+            k / num_envs of an episode old. Such a first episode, shorter than others, is finished
+            like any other but not reported.
+    """
     dtype = jax.dtypes.canonicalize_dtype(float)
+    state = env.reset(key, num_envs)
+    age = jnp.zeros(num_envs, jnp.int32)
+    if stagger:
+        age = jnp.arange(num_envs) * env.spec.episode_length // num_envs
+        age = age.astype(state.step_count.dtype)
+        state = dataclasses.replace(state, step_count=age)
     return Environments(
-        state=env.reset(key, num_envs),
-        episode_return=jnp.zeros(num_envs, dtype),
+        state=state,
+        episode_return=jnp.where(age > 0, jnp.nan, 0.0).astype(dtype),
         episode_length=jnp.zeros(num_envs, jnp.int32),
     )
 

@@ -16,6 +16,8 @@ class MethodConfig:
     Args:
         num_envs: environments N.
         horizon: steps H per iteration.
+        stagger_episodes: start with episodes of all ages, so that they do not all end in the same
+            iteration ever after.
         total_steps: environment steps of the whole run; sets the pace of learning-rate schedules.
         discount: gamma.
         actor_hidden_sizes: widths of the policy's hidden layers.
@@ -24,6 +26,7 @@ class MethodConfig:
 
     num_envs: int = 128
     horizon: int = 32
+    stagger_episodes: bool = False
     total_steps: int = 8_000_000
     discount: float = 0.99
     actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)

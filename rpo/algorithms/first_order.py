@@ -202,7 +202,9 @@ class FirstOrderAlgorithm(Algorithm):
             discount=config.discount,
         )
         return TrainState(
-            environments=start_environments(env, env_key, config.num_envs),
+            environments=start_environments(
+                env, env_key, config.num_envs, stagger=config.stagger_episodes
+            ),
             policy=policy,
             critics=critics,
             actor_optimizer=self.optimizer.init(policy),

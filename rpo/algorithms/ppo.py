@@ -231,7 +231,9 @@ class PPO(Algorithm):
         )
         dtype = jax.dtypes.canonicalize_dtype(float)
         return TrainState(
-            environments=start_environments(env, env_key, config.num_envs),
+            environments=start_environments(
+                env, env_key, config.num_envs, stagger=config.stagger_episodes
+            ),
             policy=policy,
             critics=critics,
             actor_optimizer=self.optimizer.init(Networks(policy, critics)),

@@ -198,7 +198,9 @@ class SAC(Algorithm):
         dtype = jax.dtypes.canonicalize_dtype(float)
         log_alpha = jnp.asarray(math.log(config.initial_temperature), dtype)
         return TrainState(
-            environments=start_environments(env, env_key, config.num_envs),
+            environments=start_environments(
+                env, env_key, config.num_envs, stagger=config.stagger_episodes
+            ),
             policy=policy,
             critics=critics,
             actor_optimizer=self.optimizer.init(policy),

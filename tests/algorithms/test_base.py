@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from rpo import algorithms
-from rpo.algorithms.base import EPISODE_WINDOW, no_episodes
+from rpo.algorithms.base import EPISODE_WINDOW, no_episodes, start_environments
 from rpo.algorithms.critic_training import shuffled_rows
 from rpo.algorithms.optimizer import Optimizer, learning_rate_at
+from tests.algorithms.probe_environments import ConstantReward
 
 
 def test_finished_episodes_are_kept_in_order_and_the_oldest_are_overwritten():
@@ -40,6 +41,25 @@ def test_fewer_samples_than_the_window():
     returns = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     episodes = no_episodes().add(ended, returns, jnp.ones((2, 2), jnp.int32), None)
     np.testing.assert_array_equal(episodes.returns[:4], [1.0, 3.0, 4.0, 0.0])
+
+
+def test_staggered_episodes_end_one_after_the_other_and_cut_ones_are_not_reported():
+    env = ConstantReward(10, terminates=False)
+    length = env.spec.episode_length
+    num_envs = 2 * length
+    environments = start_environments(env, jax.random.key(0), num_envs, stagger=True)
+    episodes, step = no_episodes(), jax.jit(lambda e, a: e.step(env, a))
+    action = jnp.zeros((num_envs, env.spec.action_size))
+    for _ in range(length):
+        environments, record = step(environments, action)
+        ended = record["truncated"]
+        assert int(ended.sum()) == 2
+        reports = (record["episode_return"][None], record["episode_length"][None])
+        episodes = episodes.add(ended[None], *reports, None)
+    assert int(episodes.count) == 2  # the two that started at age 0
+    assert float(episodes.metrics()["episode_length"]) == length
+    environments, record = step(environments, action)
+    assert np.isfinite(record["episode_return"][record["truncated"]]).all()
 
 
 def test_optimizer_is_adamw_on_the_clipped_gradient():
