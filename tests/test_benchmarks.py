@@ -146,3 +146,21 @@ def test_model_free_methods_collect_at_the_cost_of_the_forward_simulation(name: 
     weights = sum(x.size for x in jax.tree.leaves(state.policy) if x.ndim == 2)
     products = 2 * weights * resolved.config.num_envs * steps
     assert collection < 1.1 * (physics + products)
+
+
+def test_slopes_are_compared_with_those_of_references(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    critics = load("critics")
+    monkeypatch.setattr(critics, "enable_compilation_cache", lambda: None)
+    path = tmp_path / "critics.json"
+    words = ["--task", PENDULUM, "--critics", "plain", "--seeds", "1", "--marks", "2000", "20000"]
+    words += ["--reference-iterations", "20", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["critics.py", *words])
+    critics.main()
+    early, late = json.loads(path.read_text())["rows"]
+    assert early["env_steps"] < late["env_steps"]
+    # two references agree better than the run's critics with them after one iteration
+    assert early["cosine"] < early["cosine_between_references"] <= 1
+    assert late["cosine"] > early["cosine"]
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 2 + 2

@@ -111,7 +111,7 @@ def test_only_plain_critics_lag_behind_a_level_of_700(kind):
     if kind == "plain":
         assert float(metrics["value_bias"]) < -300
     else:
-        assert abs(float(metrics["value_bias"])) < 5
+        assert abs(float(metrics["value_bias"])) < 30
     if kind == "normalized":  # the only one that has the shape by then, too
         assert float(metrics["explained_variance"]) > 0.9
 

@@ -145,8 +145,19 @@ def test_every_method_has_both_presets_for_every_task() -> None:
     for algorithm, tasks in PRESETS.items():
         assert set(tasks) == set(envs.names())
         for presets in tasks.values():
-            assert presets.keys() == {"fast", "paper"}
-            algorithms.config_class(algorithm)(**presets["fast"])
+            assert presets.keys() == {"fast", "best", "paper"}
+            for settings in presets.values():
+                algorithms.config_class(algorithm)(**settings)
+
+
+@pytest.mark.parametrize("algorithm", OWN)
+def test_best_is_paper_with_steadier_critics(algorithm: str) -> None:
+    """And the critics of `fast` are the same for all methods that have state values."""
+    for presets in PRESETS[algorithm].values():
+        changed = {"critic": "normalized", "stagger_episodes": True}
+        assert presets["best"] == presets["paper"] | changed
+        assert "critic" not in presets["paper"]
+        assert {name: presets["fast"][name] for name in changed} == changed
 
 
 def test_settings_go_to_their_owners() -> None:
@@ -164,7 +175,7 @@ def test_settings_go_to_their_owners() -> None:
     [
         (("nothing",), "unknown task 'nothing'.*known: hopper, ant, anymal, humanoid"),
         (("ant", "nothing"), "unknown algorithm 'nothing'; known: rpo"),
-        (("ant", "rpo", "nothing"), "unknown preset 'nothing' for rpo on ant; known: fast, paper"),
+        (("ant", "rpo", "nothing"), "unknown preset 'nothing' for rpo on ant; known: fast, best, paper"),
         (("ant", "rpo", "fast", {"num_env": 3}), r"'num_env' \(did you mean num_envs\?\).*known: "),
         (("ant", "shac", "fast", {"kl_coefficient": 3}), "unknown setting 'kl_coefficient'"),
         (("ant", "rpo", "fast", {"num_envs": 0}), "num_envs is 0"),
