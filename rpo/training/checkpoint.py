@@ -89,6 +89,11 @@ def last_checkpoint(directory: Path) -> Path | None:
     return path
 
 
+def iteration_of(path: Path) -> int:
+    """The finished iterations of a checkpoint, from its name."""
+    return int(path.name.removeprefix("iteration_"))
+
+
 def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
     """Reads a checkpoint.
 

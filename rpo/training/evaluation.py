@@ -19,10 +19,11 @@ from rpo.algorithms.base import Environments, start_environments
 from rpo.algorithms.devices import environment_keys
 from rpo.envs.base import Env
 from rpo.nets import policy_action
-from rpo.training.checkpoint import last_checkpoint, restore_checkpoint
+from rpo.training.checkpoint import iteration_of, last_checkpoint, restore_checkpoint
 from rpo.training.errors import CheckpointError, SettingsError
 from rpo.training.program import Actor, Program
 from rpo.training.run import Run, write_json
+from rpo.training.selection import Race
 
 STEPS_PER_CALL = 125
 """Steps of one compiled call; between calls the evaluation may find that all episodes are over."""
@@ -189,13 +190,15 @@ def load_policies(
     resolved = run.resolved(env)
     one_device = dataclasses.replace(resolved.run_settings, devices=None)  # whatever it had
     program = Program(dataclasses.replace(resolved, run_settings=one_device))
-    state, _ = restore_checkpoint(path, program.shapes())
+    state, facts = restore_checkpoint(path, program.shapes(iteration_of(path)))
+    race = Race(program.selection, np.array(facts["candidates"]))
+    returns = jax.vmap(lambda episodes: episodes.metrics()["episode_return"])(state.train.episodes)
     actors = (
         state.best if checkpoint == "best" else Actor(state.train.policy, state.train.normalizer)
     )
     return [
         Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env)
-        for k in range(len(run.seeds))
+        for k in race.leaders(np.asarray(returns))
     ]
 
 

@@ -174,3 +174,22 @@ def duration(seconds: float) -> str:
 def format_return(value: float) -> str:
     """The mean return, or words while no episode has finished."""
     return f"{value:,.1f}" if math.isfinite(value) else "none yet"
+
+
+class Speed:
+    """Environment steps per second: of the latest iteration, and smoothed."""
+
+    def __init__(self) -> None:
+        self._seconds_per_step = 0.0
+        self.latest = 0.0
+
+    def add(self, steps: int, seconds: float) -> None:
+        """Counts an iteration of so many environment steps of all trainings."""
+        self.latest = steps / seconds
+        before, now = self._seconds_per_step, seconds / steps
+        self._seconds_per_step = 0.9 * before + 0.1 * now if before else now
+
+    @property
+    def recent(self) -> float:
+        """Smoothed; there must have been an iteration."""
+        return 1.0 / self._seconds_per_step

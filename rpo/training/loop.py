@@ -18,13 +18,19 @@ from rpo import runtime
 from rpo.envs.base import Env
 from rpo.training import processes
 from rpo.training.cache import enable_compilation_cache
-from rpo.training.checkpoint import last_checkpoint, restore_checkpoint, save_checkpoint
+from rpo.training.checkpoint import (
+    iteration_of,
+    last_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
 from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
-from rpo.training.logging import Reporter, Status, make_reporter
+from rpo.training.logging import Reporter, Speed, Status, make_reporter
 from rpo.training.metrics import Records
 from rpo.training.program import Actor, Program, Progressing
 from rpo.training.run import Run
+from rpo.training.selection import Race
 from rpo.training.settings import Resolved, one_line, resolve
 from rpo.training.signals import noted_signals
 
@@ -40,7 +46,7 @@ class Progress:
         run: the run directory.
         iteration: finished iterations.
         total_iterations: of the whole run.
-        env_steps: environment steps of each seed.
+        env_steps: environment steps of each seed, those of all its candidates together.
         seconds: of training, earlier sessions included.
         metrics: by name, one value per seed.
         ended: the training has ended; told once more, after the last files are written.
@@ -160,7 +166,8 @@ class _Training:
         self.program = program
         self.reporter = reporter
         self.callbacks = callbacks
-        self.total_iterations: int = resolved.config.total_iterations
+        self.race = Race.start(program.selection, len(program.seeds))
+        self.total_iterations = program.selection.iterations
         self.steps_per_iteration = program.algorithm.steps_per_iteration
         self.iteration = 0
         self.seconds = 0.0
@@ -199,9 +206,9 @@ class _Training:
             if path is None:
                 return None
             self.reporter.phase(f"reading checkpoint {path.name}")
-            state, facts = restore_checkpoint(path, self.program.shapes())
+            state, facts = restore_checkpoint(path, self.program.shapes(iteration_of(path)))
             stacked.append(state)
-            return {name: facts[name] for name in ("iteration", "seconds")}
+            return {name: facts[name] for name in ("iteration", "seconds", "candidates")}
 
         facts = processes.share(read)
         if facts is None:
@@ -209,10 +216,11 @@ class _Training:
             lanes = self.program.init()
         else:
             if not stacked:  # this process did not read; the first one's state will take its place
-                zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.program.shapes())
-                stacked.append(zeros)
+                shapes = self.program.shapes(facts["iteration"])
+                stacked.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
             lanes = self.program.from_host(stacked[0])
             self.iteration, self.seconds = facts["iteration"], facts["seconds"]
+            self.race.numbers = np.array(facts["candidates"])
             self.saved_iteration = self.iteration
         again = len(self.run.config["sessions"]) > 1 or facts is not None
         if again and processes.is_first():
@@ -227,24 +235,41 @@ class _Training:
             return lanes
         self.reporter.phase("compiling the training step")
         self.program.compile(lanes)
-        speed = _Speed(self.steps_per_iteration * len(self.program.seeds))
+        speed = Speed()
         self.reporter.phase("training")
         with self._records() as records:
             stop, _ = processes.agree(interrupted(), False)
             while self.iteration < self.total_iterations and not stop:
                 started = time.monotonic()
-                lanes, self.metrics = self.program.update(lanes)
+                lanes, metrics = self.program.update(lanes)
                 self.iteration += 1
                 now = time.monotonic()
                 self.seconds = now - begin
-                speed.add(now - started)
+                speed.add(self.steps_per_iteration * self.race.numbers.size, now - started)
+                self.metrics = self.race.leading(metrics)
                 if records is not None:
                     self._record(records, speed)
                 _require_finite_updates(self.metrics, self.program.seeds)
+                lanes = self._select(lanes, metrics)
                 due = now - self.saved_at >= self.settings.checkpoint_interval
                 stop, save = processes.agree(interrupted(), due)
                 if save:
                     self._save(lanes)
+        return lanes
+
+    def _select(
+        self, lanes: list[Progressing], metrics: dict[str, np.ndarray]
+    ) -> list[Progressing]:
+        """Drops candidates if it is time; what each of them had reached goes to a file."""
+        before, scores = self.race.numbers, self.race.scores(metrics)
+        kept = self.race.drop(self.iteration, metrics)
+        if kept is None:
+            return lanes
+        if processes.is_first():
+            self.run.add_selection(self.iteration, self.env_steps, before, scores, self.race)
+        self.reporter.phase(f"going on with {self.race.numbers.shape[1]} candidates per seed")
+        lanes = self.program.keep(lanes, kept)
+        self.program.compile(lanes)
         return lanes
 
     def _records(self) -> contextlib.AbstractContextManager[Records | None]:
@@ -254,19 +279,19 @@ class _Training:
         events = self.run.path / "tensorboard"
         return Records(self.run.metrics_path, events, self.iteration, self.env_steps)
 
-    def _record(self, records: Records, speed: _Speed) -> None:
+    def _record(self, records: Records, speed: Speed) -> None:
         wall_clock = {"seconds": self.seconds, "steps_per_second": speed.latest}
         seeds = self.program.seeds
         records.write(self.iteration, self.env_steps, wall_clock, seeds, self.metrics)
         returns = self.metrics["episode_return"]
         finished = returns[np.isfinite(returns)]
-        left = (self.total_iterations - self.iteration) * self.steps_per_iteration
+        total_steps = self._steps_after(self.total_iterations)
         self.reporter.status(
             Status(
                 env_steps=self.env_steps,
-                total_steps=self.total_iterations * self.steps_per_iteration,
+                total_steps=total_steps,
                 steps_per_second=speed.recent,
-                seconds_left=left * len(seeds) / speed.recent,
+                seconds_left=(total_steps - self.env_steps) * len(seeds) / speed.recent,
                 episode_return=float(finished.mean()) if len(finished) else float("nan"),
             )
         )
@@ -274,7 +299,11 @@ class _Training:
 
     def _save(self, lanes: list[Progressing]) -> None:
         if self.saved_iteration != self.iteration:
-            facts = {"iteration": self.iteration, "seconds": self.seconds}
+            facts = {
+                "iteration": self.iteration,
+                "seconds": self.seconds,
+                "candidates": self.race.numbers.tolist(),
+            }
             state = self.program.to_host(lanes)  # by all processes together
             if processes.is_first():
                 save_checkpoint(self.run.checkpoints, state, facts)
@@ -317,25 +346,11 @@ class _Training:
 
     @property
     def env_steps(self) -> int:
-        """Environment steps of each seed so far."""
-        return self.iteration * self.steps_per_iteration
+        """Environment steps of each seed so far, those of all its candidates together."""
+        return self._steps_after(self.iteration)
 
-
-class _Speed:
-    """Environment steps per second: of the latest iteration, and smoothed."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._seconds = 0.0
-        self.latest = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.latest = self._steps / seconds
-        self._seconds = 0.9 * self._seconds + 0.1 * seconds if self._seconds else seconds
-
-    @property
-    def recent(self) -> float:
-        return self._steps / self._seconds
+    def _steps_after(self, iteration: int) -> int:
+        return self.program.selection.spent(iteration) * self.steps_per_iteration
 
 
 def _resume_settings(

@@ -116,10 +116,13 @@ _PAPER_SAC_TASK: dict[str, Settings] = {  # Table 7 has the humanoid and ANYmal 
 _STEADY: Settings = {"stagger_episodes": True}
 _STEADY_SHARED: Settings = _STEADY | {"critic": "normalized"}
 
-_FAST_COMMON: Settings = _STEADY | {  # on a CPU the learner costs more than the physics: make it small
-    "actor_hidden_sizes": (128, 64, 64),
-    "critic_hidden_sizes": (128, 64, 64),
-}
+_FAST_COMMON: Settings = (
+    _STEADY
+    | {  # on a CPU the learner costs more than the physics: make it small
+        "actor_hidden_sizes": (128, 64, 64),
+        "critic_hidden_sizes": (128, 64, 64),
+    }
+)
 
 _FAST_SHARED: Settings = _FAST_COMMON | _STEADY_SHARED | {"critic_passes": 4}
 

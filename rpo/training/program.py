@@ -1,8 +1,8 @@
-"""The compiled training step of all seeds, on one device or several."""
+"""The compiled training step of all trainings of a run, on one device or several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -10,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree, UInt32
 
 from rpo import algorithms
 from rpo.algorithms import Metrics, TrainState
+from rpo.algorithms.chunks import largest_divisor
 from rpo.nets import GaussianPolicy, Normalizer
 from rpo.training import processes
 from rpo.training.errors import SettingsError
+from rpo.training.selection import Selection
 from rpo.training.settings import Resolved
 
-AXIS = "devices"
+TRAININGS = "trainings"
+ENVIRONMENTS = "environments"
 
 
 class Actor(eqx.Module):
@@ -33,7 +36,7 @@ class Progressing(eqx.Module):
     """A training state, and the best actor so far.
 
     Args:
-        train: the whole truth about the training of a seed.
+        train: the whole truth about a training.
         best: the actor at the iteration whose mean over a full window of finished episodes was
             highest; before the window is full, the newest.
         best_return: that mean; minus infinity before.
@@ -45,16 +48,17 @@ class Progressing(eqx.Module):
 
 
 class Program:
-    """One compiled program that advances every seed by one iteration.
+    """One compiled program that advances every training of a run by one iteration.
 
-    With several processes each of them makes the same calls in the same order, and holds the
-    environments of its own devices.
+    There is one training per seed, or several candidates at first. With several processes each of
+    them makes the same calls in the same order, and holds the environments of its own devices.
 
-    Seeds are mapped with `vmap` on an accelerator. On a CPU, where batched products of small
-    matrices are slow, the same compiled step runs for one seed after the other; a seed among others
-    then gives bit for bit what it gives alone.
+    On an accelerator trainings are mapped with `vmap`. On a CPU, where batched products of small
+    matrices are slow, each core has a training of its own; a training among others then gives bit
+    for bit what it gives without them on one device. Where there are more devices than trainings,
+    the environments of each are split.
 
-    A state is a list of "lanes": one per seed, or a single one whose arrays lead with the seed.
+    A state is a list of "lanes", whose arrays lead with the trainings that advance together.
     """
 
     def __init__(self, resolved: Resolved) -> None:
@@ -64,83 +68,141 @@ class Program:
             resolved: all settings.
 
         Raises:
-            SettingsError: if the devices are too few, or the environments cannot be split so.
+            SettingsError: if the devices are too few, or the environments cannot be split so, or
+                there are more candidates than the run's steps allow.
         """
-        run = resolved.run_settings
+        run, config = resolved.run_settings, resolved.config
         self.env = resolved.env
         self.seeds = list(range(run.seed, run.seed + run.seeds))
+        try:
+            self.selection = Selection(run.candidates, config.total_iterations, run.selection_share)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        if run.candidates > 1:  # learning rates follow the length of the training that is kept
+            steps = self.selection.iterations * config.num_envs * config.horizon
+            config = dataclasses.replace(config, total_steps=steps)
+        self._method = (resolved.algorithm, config)
+        self.algorithm = algorithms.make(*self._method)
         self.mapped = jax.default_backend() != "cpu"
-        self.mesh = _mesh(run.devices, resolved.config.num_envs)
-        axis = AXIS if self.mesh else None
-        self.algorithm = algorithms.make(resolved.algorithm, resolved.config, axis=axis)
-        self._compiled: Any = None
+        self._devices = _devices(run.devices, config.num_envs, run.seeds * run.candidates)
+        self._mesh = Mesh(np.array(self._devices[:1])[None], (TRAININGS, ENVIRONMENTS))
+        self._compiled: dict[tuple[int, ...], Any] = {}
+        self.count = 0
 
     def init(self) -> list[Progressing]:
         """Fresh states."""
-        keys = [jax.random.key_data(jax.random.key(seed)) for seed in self.seeds]
+        keys = self._keys()
         if self.mapped:
-            return [self._place(jax.jit(jax.vmap(self._init))(jnp.stack(keys)))]
-        init = jax.jit(self._init)
-        return [self._place(init(key)) for key in keys]
+            stacked: Progressing = jax.jit(jax.vmap(self._init))(jnp.stack(keys))
+        else:
+            init = jax.jit(self._init)
+            each = [jax.device_get(init(key)) for key in keys]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        return self.from_host(stacked)
 
-    def compile(self, lanes: list[Progressing]) -> None:
-        """Compiles the step for states like these."""
-        train = lanes[0].train
-        update: Callable[[TrainState], tuple[TrainState, Metrics]] = self._single_update
-        if self.mesh:
-            update = algorithms.sharded_update(
-                self.algorithm, self.env, train, self.mesh, seeds=self.mapped
-            )
-        elif self.mapped:
-            update = jax.vmap(update)
+    def from_host(self, stacked: Progressing) -> list[Progressing]:
+        """Places trainings on the devices.
 
-        def step(state: Progressing) -> tuple[Progressing, Metrics]:
-            train, metrics = update(state.train)
-            keep = jax.vmap(_keep_best) if self.mapped else _keep_best
-            return keep(state, train, metrics["episode_return"]), metrics
-
-        self._compiled = jax.jit(step, donate_argnums=0).lower(lanes[0]).compile()
-
-    def update(self, lanes: list[Progressing]) -> tuple[list[Progressing], dict[str, np.ndarray]]:
-        """One iteration of every seed; the given states are used up.
-
-        Returns:
-            new states, and metrics by name with one value per seed.
+        Args:
+            stacked: arrays that lead with the trainings; of several processes only the first one's
+                argument counts.
         """
-        following, rows = [], []
-        for lane in lanes:
-            state, metrics = self._compiled(lane)
-            following.append(state)
-            # Between processes one program at a time: each must meet the partner it belongs to.
-            rows.append(metrics if jax.process_count() == 1 else jax.device_get(metrics))
-        host = jax.device_get(rows)
-        if self.mapped:
-            return following, host[0]
-        return following, {name: np.stack([row[name] for row in host]) for name in host[0]}
+        if jax.process_count() > 1:  # machines may round differently: all start from the same bits
+            stacked = processes.share_arrays(jax.device_get(stacked), stacked)
+        self.count = jax.tree.leaves(stacked)[0].shape[0]
+        self._mesh = self._mesh_for(self.count)
+        together = self.count if self.mapped else self._mesh.shape[TRAININGS]
+        lanes = []
+        for first in range(0, self.count, together):
+            # What is missing in the last lane is filled up with a copy, whose results are left out.
+            chosen = np.minimum(np.arange(first, first + together), self.count - 1)
+            lanes.append(self._place(jax.tree.map(lambda x, rows=chosen: x[rows], stacked)))
+        return lanes
 
     def to_host(self, lanes: list[Progressing]) -> Progressing:
-        """All seeds, whole, in one pytree of numpy arrays that lead with the seed."""
+        """All trainings, whole, in one pytree of numpy arrays that lead with the training."""
         host = processes.gather(lanes)
-        stacked: Progressing = (
-            host[0] if self.mapped else jax.tree.map(lambda *leaves: np.stack(leaves), *host)
+        stacked: Progressing = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves)[: self.count], *host
         )
         return stacked
 
-    def from_host(self, stacked: Progressing) -> list[Progressing]:
-        """The inverse of `to_host`; of several processes only the first one's argument counts."""
-        # A copy, because the step reuses its argument's memory.
-        if self.mapped:
-            return [self._place(jax.tree.map(lambda x: jnp.array(x, copy=True), stacked))]
-        return [
-            self._place(jax.tree.map(lambda x, k=k: jnp.array(x[k], copy=True), stacked))
-            for k in range(len(self.seeds))
-        ]
+    def keep(self, lanes: list[Progressing], kept: list[int]) -> list[Progressing]:
+        """Goes on with the trainings of these numbers only."""
+        host = self.to_host(lanes)
+        return self.from_host(jax.tree.map(lambda x: x[np.array(kept)], host))
 
-    def shapes(self) -> Progressing:
-        """Shapes and types of what `to_host` returns, without computing anything."""
-        keys = jax.ShapeDtypeStruct((len(self.seeds), 2), jnp.uint32)
+    def compile(self, lanes: list[Progressing]) -> None:
+        """Compiles the step for states like these, unless that has been done."""
+        key = self._shape
+        if key in self._compiled:
+            return
+        split = self._mesh.shape[ENVIRONMENTS] > 1
+        algorithm = algorithms.make(*self._method, axis=ENVIRONMENTS if split else None)
+
+        def advance(state: Progressing) -> tuple[Progressing, Metrics]:
+            train, metrics = algorithm.update(self.env, state.train)
+            return _keep_best(state, train, metrics["episode_return"]), metrics
+
+        def step(states: Progressing) -> tuple[Progressing, Metrics]:
+            if states.best_return.shape[0] > 1:
+                return jax.vmap(advance)(states)
+            state, metrics = advance(jax.tree.map(lambda x: x[0], states))
+            result: tuple[Progressing, Metrics] = jax.tree.map(lambda x: x[None], (state, metrics))
+            return result
+
+        if self._mesh.size > 1:
+            specs = self._specs(lanes[0])
+            # The update averages gradients over devices itself, in one vector per step; with
+            # check_vma JAX would insert a sum of its own for every parameter.
+            step = jax.shard_map(
+                step,
+                mesh=self._mesh,
+                in_specs=(specs,),
+                out_specs=(specs, PartitionSpec(TRAININGS)),
+                check_vma=False,
+            )
+        self._compiled[key] = jax.jit(step, donate_argnums=0).lower(lanes[0]).compile()
+
+    def update(self, lanes: list[Progressing]) -> tuple[list[Progressing], dict[str, np.ndarray]]:
+        """One iteration of every training; the given states are used up.
+
+        Returns:
+            new states, and metrics by name with one value per training.
+        """
+        compiled = self._compiled[self._shape]
+        following, rows = [], []
+        for lane in lanes:
+            state, metrics = compiled(lane)
+            following.append(state)
+            # Between processes one program at a time: each must meet the partner it belongs to.
+            rows.append(metrics if jax.process_count() == 1 else processes.gather(metrics))
+        host = jax.device_get(rows)
+        names = host[0]
+        return following, {
+            name: np.concatenate([row[name] for row in host])[: self.count] for name in names
+        }
+
+    def shapes(self, iteration: int = 0) -> Progressing:
+        """Shapes and types of what `to_host` returns after so many iterations."""
+        count = len(self.seeds) * self.selection.alive(iteration)
+        keys = jax.ShapeDtypeStruct((count, 2), jnp.uint32)
         shapes: Progressing = jax.eval_shape(jax.vmap(self._init), keys)
         return shapes
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """What a compiled step depends on."""
+        return (*self._mesh.devices.shape, self.count if self.mapped else 1)
+
+    def _keys(self) -> list[UInt32[Array, "2"]]:
+        """Of all trainings: candidate 0 of a seed has the key of the seed."""
+        keys = []
+        for seed in self.seeds:
+            key = jax.random.key(seed)
+            others = [jax.random.fold_in(key, c) for c in range(1, self.selection.candidates)]
+            keys += [jax.random.key_data(one) for one in (key, *others)]
+        return keys
 
     def _init(self, key: Array) -> Progressing:
         train = self.algorithm.init(self.env, key)
@@ -151,35 +213,37 @@ class Program:
             best_return=jnp.full((), -jnp.inf, train.episodes.returns.dtype),
         )
 
-    def _single_update(self, train: TrainState) -> tuple[TrainState, Metrics]:
-        return self.algorithm.update(self.env, train)
+    def _mesh_for(self, count: int) -> Mesh:
+        """Trainings side by side as far as the devices go, then environments split."""
+        alone = self.mapped or jax.process_count() > 1
+        together = 1 if alone else min(count, len(self._devices))
+        num_envs = self.algorithm.config.num_envs
+        each = largest_divisor(num_envs, len(self._devices) // together)
+        chosen = np.array(self._devices[: together * each]).reshape(together, each)
+        return Mesh(chosen, (TRAININGS, ENVIRONMENTS))
 
-    def _place(self, state: Progressing) -> Progressing:
-        if not self.mesh:
-            return state
-        if jax.process_count() > 1:
-            return self._contribute(state, self.mesh)
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        train = algorithms.shard_state(self.algorithm, state.train, self.mesh, seeds=self.mapped)
-        best, best_return = jax.device_put((state.best, state.best_return), whole)
-        return Progressing(train, best, best_return)
+    def _specs(self, states: Progressing) -> PyTree[PartitionSpec]:
+        """How each array is split."""
+        whole = jax.tree.map(lambda _: PartitionSpec(), states)
+        split = algorithms.make(*self._method, axis=ENVIRONMENTS)
+        specs = Progressing(
+            split.partition(states.train, batch_axes=1), whole.best, whole.best_return
+        )
+        return jax.tree.map(
+            lambda spec: PartitionSpec(TRAININGS, *spec[1:]),
+            specs,
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
+        )
 
-    def _contribute(self, state: Progressing, mesh: Mesh) -> Progressing:
-        """Places the parts of the first process's state that belong on this one's devices."""
-        # Machines may round differently: all start from the same bits.
-        host = processes.share_arrays(jax.device_get(state), state)
-        whole = jax.tree.map(lambda _: PartitionSpec(), state)
-        partition = self.algorithm.partition(state.train, batch_axes=int(self.mapped))
+    def _place(self, states: Progressing) -> Progressing:
+        """Puts copies on the devices, because the step reuses its argument's memory."""
 
         def place(x: np.ndarray, spec: PartitionSpec) -> Array:
-            # A copy for each device, because the step reuses its argument's memory.
             return jax.make_array_from_callback(
-                x.shape, NamedSharding(mesh, spec), lambda part: jnp.array(x[part], copy=True)
+                x.shape, NamedSharding(self._mesh, spec), lambda part: jnp.array(x[part], copy=True)
             )
 
-        placed: Progressing = jax.tree.map(
-            place, host, Progressing(partition, whole.best, whole.best_return)
-        )
+        placed: Progressing = jax.tree.map(place, states, self._specs(states))
         return placed
 
 
@@ -198,11 +262,10 @@ def _keep_best(
     return Progressing(train, best, jnp.where(better, score, old.best_return))
 
 
-def _mesh(devices: int | None, num_envs: int) -> Mesh | None:
-    """The devices of a run, equally many of each process; None where there is one device."""
+def _devices(devices: int | None, num_envs: int, trainings: int) -> list[Any]:
+    """The devices of a run, equally many of each process."""
     count = jax.process_count()
-    if devices is None or devices == count == 1:
-        return None
+    devices = count if devices is None else devices
     available = jax.devices()
     if devices > len(available):
         raise SettingsError(
@@ -213,8 +276,7 @@ def _mesh(devices: int | None, num_envs: int) -> Mesh | None:
         raise SettingsError(
             f"devices is {devices}, must be a multiple of the number of processes, {count}"
         )
-    if num_envs % devices:
+    if (trainings == 1 or count > 1) and num_envs % devices:
         raise SettingsError(f"num_envs is {num_envs}, must be a multiple of devices = {devices}")
     of_each = [[d for d in available if d.process_index == number] for number in range(count)]
-    chosen = [device for mine in of_each for device in mine[: devices // count]]
-    return Mesh(np.array(chosen), (AXIS,))
+    return [device for mine in of_each for device in mine[: devices // count]]

@@ -4,6 +4,7 @@ config.json       every setting, seeds, and per session its command, date, versi
 metrics.csv       one row per iteration and seed
 tensorboard/      the same as TensorBoard events
 checkpoints/      `last.json` names the newest complete one
+candidates.json   which candidates were dropped when, and what each had reached
 evaluation.json   returns of full episodes
 curve.png         return over steps and over seconds
 """
@@ -18,10 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from rpo.envs.base import Env
 from rpo.training.errors import RunError, SettingsError
 from rpo.training.metrics import Table, read_metrics
 from rpo.training.provenance import provenance
+from rpo.training.selection import Race
 from rpo.training.settings import Resolved, RunSettings, config_from, make_env, one_line
 
 FORMAT = 1
@@ -142,6 +147,39 @@ class Run:
             return None
         contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return contents
+
+    def add_selection(
+        self,
+        iteration: int,
+        env_steps: int,
+        numbers: Int[np.ndarray, "seeds candidates"],
+        scores: Float[np.ndarray, "seeds candidates"],
+        race: Race,
+    ) -> None:
+        """Adds to `candidates.json` that the run goes on with some of the candidates.
+
+        Args:
+            iteration: finished iterations.
+            env_steps: of each seed so far.
+            numbers: of the candidates so far.
+            scores: theirs; NaN is written as null.
+            race: with those that are left.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        path = self.path / "candidates.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        rounds = [one for one in known if one["iteration"] < iteration]
+        for k, seed in enumerate(self.seeds):
+            returns = {
+                str(number): None if np.isnan(score) else float(score)
+                for number, score in zip(numbers[k], scores[k], strict=True)
+            }
+            kept = race.numbers[k].tolist()
+            one = {"iteration": iteration, "env_steps": env_steps, "seed": seed}
+            rounds.append(one | {"returns": returns, "kept": kept})
+        write_json(path, rounds)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

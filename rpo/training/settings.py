@@ -25,9 +25,14 @@ class RunSettings:
     Args:
         seed: of the first training.
         seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
-        devices: the environments of one training are split over this many devices, of all
-            processes together; None takes one accelerator, or as many CPU cores as divide them,
-            and with several processes as many devices of each as divide them.
+        candidates: trainings per seed that start side by side; the worse half of them, by the
+            latest returns, is dropped again and again until one is left. `total_steps` counts the
+            steps of all of them.
+        selection_share: of the remaining training's length, after which it is alone.
+        devices: how many the run uses, of all processes together. Trainings are spread over them;
+            where there are more devices than trainings, the environments of each are split. None
+            takes one accelerator, or all CPU cores that can share the work, and with several
+            processes as many devices of each as divide the environments.
         checkpoint_interval: seconds between two checkpoints; 0 means every iteration.
         evaluation_episodes: episodes per seed of the evaluation after training; 0 means none.
 
@@ -37,15 +42,22 @@ class RunSettings:
 
     seed: int = 0
     seeds: int = 1
+    candidates: int = 1
+    selection_share: float = 0.25
     devices: int | None = None
     checkpoint_interval: float = 60.0
     evaluation_episodes: int = 128
 
     def __post_init__(self) -> None:
-        for name, low in (("seeds", 1), ("devices", 1), ("evaluation_episodes", 0)):
+        lowest = {"seeds": 1, "candidates": 1, "devices": 1, "evaluation_episodes": 0}
+        for name, low in lowest.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise SettingsError(f"{name} is {value}, must be at least {low}")
+        if not 0 < self.selection_share < 1:
+            raise SettingsError(
+                f"selection_share is {self.selection_share}, must lie between 0 and 1"
+            )
         if not 0 <= self.seed < 2**31 - self.seeds:
             raise SettingsError(f"seed is {self.seed}, must lie between 0 and 2^31 - 1")
         if not self.checkpoint_interval >= 0:
@@ -104,7 +116,8 @@ def resolve(
         config = config_class(**(base | mine["algorithm"]))
         run_settings = RunSettings(**mine["run"])
         if run_settings.devices is None:
-            devices = default_devices(config.num_envs)
+            trainings = run_settings.seeds * run_settings.candidates
+            devices = default_devices(config.num_envs, trainings)
             run_settings = dataclasses.replace(run_settings, devices=devices)
         task_settings = dataclasses.asdict(task_class(**mine["task"])) if task_class else {}
         env = make_env(task, task_settings)
@@ -115,11 +128,16 @@ def resolve(
     return Resolved(name, algorithm, preset, config, task_settings, run_settings, env)
 
 
-def default_devices(num_envs: int) -> int:
-    """One accelerator, or the largest number of CPU devices that divides the environments.
+def default_devices(num_envs: int, trainings: int = 1) -> int:
+    """One accelerator, or as many CPU devices as can share the work.
 
     `rpo.runtime` makes one CPU device per core, because the physics kernels run on one core each.
-    Several processes give equally many devices each, of whatever kind.
+    Several trainings take a device each; one is split over the largest number that divides its
+    environments. Several processes give equally many devices each, of whatever kind.
+
+    Args:
+        num_envs: environments of one training.
+        trainings: that run side by side.
 
     Raises:
         SettingsError: if the environments cannot be split over the processes.
@@ -127,6 +145,8 @@ def default_devices(num_envs: int) -> int:
     processes = jax.process_count()
     if processes == 1 and jax.default_backend() != "cpu":
         return 1
+    if processes == 1 and trainings > 1:
+        return len(jax.devices())
     together = range(processes, len(jax.devices()) + 1, processes)
     fitting = [count for count in together if num_envs % count == 0]
     if not fitting:

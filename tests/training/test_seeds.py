@@ -14,7 +14,7 @@ from tests.training.fakes import PENDULUM, TINY
 
 
 def test_a_seed_alone_equals_the_seed_among_others(finished_run: Run, train_tiny) -> None:
-    alone = train_tiny(seed=1).metrics()
+    alone = train_tiny(seed=1, devices=1).metrics()
     among = finished_run.metrics()
     rows = among["seed"] == 1
     for name, values in alone.items():
@@ -47,6 +47,23 @@ def test_mapping_over_seeds_gives_the_same(finished_run: Run) -> None:
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
 def test_splitting_environments_over_devices_gives_the_same() -> None:
     assert_close(after(3, devices=2), after(3, devices=1))
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+def test_each_of_several_seeds_has_a_device_of_its_own() -> None:
+    program = Program(resolve(PENDULUM, settings=TINY | {"seeds": 3, "devices": 2}))
+    lanes = program.init()
+    assert len(lanes) == 2  # the second one filled up
+    parts = lanes[0].train.environments.episode_return.addressable_shards
+    assert [part.data.shape for part in parts] == [(1, TINY["num_envs"])] * 2
+    assert len({part.device for part in parts}) == 2
+    program.compile(lanes)
+    _, metrics = program.update(lanes)
+    assert metrics["reward"].shape == (3,)
+    alone = Program(resolve(PENDULUM, settings=TINY | {"seed": 2, "devices": 1}))
+    lanes = alone.init()
+    alone.compile(lanes)
+    assert alone.update(lanes)[1]["reward"][0] == metrics["reward"][2]
 
 
 def test_more_devices_than_there_are() -> None:
