@@ -2,8 +2,8 @@
 
     python benchmarks/collect.py runs/ant-* --output results/ant
 
-writes `README.md` (returns of every run, mean and standard deviation over seeds, commands,
-versions, hardware, date), `curves.png` and `curves.csv` (200 points per run).
+writes `README.md` (returns of every seed, interquartile mean, mean, deviation and range over seeds,
+commands, versions, hardware, date), `curves.png` and `curves.csv` (200 points per run).
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import argparse
 import csv
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import trim_mean
 
 from rpo.report.curves import curves_of, plot_runs
 from rpo.training import Run
 from rpo.training.errors import RunError
 
 POINTS = 200
+FEWEST_FOR_RANGE = 5
+"""Seeds from which on the range and the interquartile mean are shown."""
 
 
 def returns_of(run: Run, kind: str) -> list[float]:
@@ -41,10 +45,12 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     stochastic, deterministic = (returns_of(run, k) for k in ("stochastic", "deterministic"))
     return [
         {
-            "run": run.path.name,
+            "run": run.path.name
+            if len(run.seeds) == 1
+            else f"{run.path.name}, seed {run.seeds[k]}",
             "key": (run.config["task"], run.config["algorithm"], run.config["preset"]),
             "steps": int(curve.steps[-1]),
-            "minutes": float(curve.seconds[-1]) / 60,
+            "minutes": float(curve.seconds[-1]) / 60 / len(run.seeds),  # they share the program
             "stochastic": stochastic[k],
             "deterministic": deterministic[k],
         }
@@ -53,7 +59,10 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown table: one line per seed, then mean and deviation of each method."""
+    """Markdown table: one line per seed, then a summary of each method.
+
+    The interquartile mean leaves out the lowest and the highest quarter of the seeds.
+    """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["key"]].append(row)
@@ -68,16 +77,29 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{row['stochastic']:.0f} | {row['deterministic']:.0f} |"
             )
         minutes = np.mean([row["minutes"] for row in members])
-        spread = (
-            f"**{np.mean(values):.0f} ± {np.std(values):.0f}**"
-            for values in ([row[k] for row in members] for k in ("stochastic", "deterministic"))
-        )
-        lines.append(
-            f"| **{' '.join(key)}, {len(members)} seeds** | | **{minutes:.1f}** | "
-            + " | ".join(spread)
-            + " |"
-        )
+        kinds = [[row[kind] for row in members] for kind in ("stochastic", "deterministic")]
+        name = f"{' '.join(key)}, {len(members)} seeds"
+        lines.append(f"| **{name}: mean ± std** | | **{minutes:.1f}** | {_cells(kinds, _spread)} |")
+        if len(members) >= FEWEST_FOR_RANGE:
+            lines.append(f"| **interquartile mean** | | | {_cells(kinds, _middle)} |")
+            lines.append(f"| **lowest to highest** | | | {_cells(kinds, _range)} |")
     return "\n".join(lines)
+
+
+def _cells(kinds: list[list[float]], show: Callable[[list[float]], str]) -> str:
+    return " | ".join(f"**{show(values)}**" for values in kinds)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.0f} ± {np.std(values):.0f}"
+
+
+def _middle(values: list[float]) -> str:
+    return f"{trim_mean(values, 0.25):.0f}"
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.0f} to {max(values):.0f}"
 
 
 def origin(runs: list[Run]) -> str:
