@@ -45,9 +45,7 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     stochastic, deterministic = (returns_of(run, k) for k in ("stochastic", "deterministic"))
     return [
         {
-            "run": run.path.name
-            if len(run.seeds) == 1
-            else f"{run.path.name}, seed {run.seeds[k]}",
+            "run": run.path.name + (f", seed {run.seeds[k]}" if len(run.seeds) > 1 else ""),
             "key": (run.config["task"], run.config["algorithm"], run.config["preset"]),
             "steps": int(curve.steps[-1]),
             "minutes": float(curve.seconds[-1]) / 60 / len(run.seeds),  # they share the program
