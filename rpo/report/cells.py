@@ -261,6 +261,7 @@ def _cell(
         for name, factor in variant.factors.items():
             settings[name] = type(base[name])(base[name] * factor)
     settings |= {"seed": 0, "seeds": seeds, "evaluation_episodes": spending.episodes}
+    settings["candidates"] = 1  # methods are compared training by training
     words = [task.rsplit(":", 1)[-1].lower(), variant.algorithm, variant.slug, budget]
     words.append(f"seeds0-{seeds - 1}" if seeds > 1 else "seed0")
     path = output / RUNS / "-".join(word for word in words if word)

@@ -191,6 +191,17 @@ CUSTOM_SAC: Settings = CUSTOM | _SAC_HUMANOID | {"replay_capacity": 100_000}
 DEFAULT_PRESET = "fast"
 
 
+CANDIDATES: dict[tuple[str, str], dict[str, int]] = {("rpo", "fast"): {"ant": 4}}
+"""CANDIDATES[algorithm, preset][task]: trainings per seed that start side by side, 1 if not listed.
+
+They belong to no method, and comparisons of methods do without them."""
+
+
+def preset_candidates(algorithm: str, task: str, preset: str) -> int:
+    """Trainings per seed that start side by side with a preset."""
+    return CANDIDATES.get((algorithm, preset), {}).get(task, 1)
+
+
 def preset_settings(algorithm: str, task: str, preset: str) -> Settings:
     """Settings of a preset.
 

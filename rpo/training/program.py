@@ -72,19 +72,20 @@ class Program:
                 there are more candidates than the run's steps allow.
         """
         run, config = resolved.run_settings, resolved.config
+        candidates = run.candidates or 1
         self.env = resolved.env
         self.seeds = list(range(run.seed, run.seed + run.seeds))
         try:
-            self.selection = Selection(run.candidates, config.total_iterations, run.selection_share)
+            self.selection = Selection(candidates, config.total_iterations, run.selection_share)
         except ValueError as error:
             raise SettingsError(str(error)) from error
-        if run.candidates > 1:  # learning rates follow the length of the training that is kept
+        if candidates > 1:  # learning rates follow the length of the training that is kept
             steps = self.selection.iterations * config.num_envs * config.horizon
             config = dataclasses.replace(config, total_steps=steps)
         self._method = (resolved.algorithm, config)
         self.algorithm = algorithms.make(*self._method)
         self.mapped = jax.default_backend() != "cpu"
-        self._devices = _devices(run.devices, config.num_envs, run.seeds * run.candidates)
+        self._devices = _devices(run.devices, config.num_envs, run.seeds * candidates)
         self._mesh = Mesh(np.array(self._devices[:1])[None], (TRAININGS, ENVIRONMENTS))
         self._compiled: dict[tuple[int, ...], Any] = {}
         self.count = 0

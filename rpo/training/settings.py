@@ -15,7 +15,7 @@ import jax
 from rpo import algorithms, envs
 from rpo.envs.base import Env
 from rpo.training.errors import SettingsError
-from rpo.training.presets import preset_settings
+from rpo.training.presets import preset_candidates, preset_settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class RunSettings:
         seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
         candidates: trainings per seed that start side by side; the worse half of them, by the
             latest returns, is dropped again and again until one is left. `total_steps` counts the
-            steps of all of them.
+            steps of all of them. None takes the preset's number.
         selection_share: of the remaining training's length, after which it is alone.
         devices: how many the run uses, of all processes together. Trainings are spread over them;
             where there are more devices than trainings, the environments of each are split. None
@@ -42,7 +42,7 @@ class RunSettings:
 
     seed: int = 0
     seeds: int = 1
-    candidates: int = 1
+    candidates: int | None = None
     selection_share: float = 0.25
     devices: int | None = None
     checkpoint_interval: float = 60.0
@@ -115,10 +115,10 @@ def resolve(
         mine = _sort(dict(settings or {}), config_class, task_class, name, algorithm)
         config = config_class(**(base | mine["algorithm"]))
         run_settings = RunSettings(**mine["run"])
-        if run_settings.devices is None:
-            trainings = run_settings.seeds * run_settings.candidates
-            devices = default_devices(config.num_envs, trainings)
-            run_settings = dataclasses.replace(run_settings, devices=devices)
+        candidates = run_settings.candidates or preset_candidates(algorithm, name, preset)
+        trainings = run_settings.seeds * candidates
+        devices = run_settings.devices or default_devices(config.num_envs, trainings)
+        run_settings = dataclasses.replace(run_settings, candidates=candidates, devices=devices)
         task_settings = dataclasses.asdict(task_class(**mine["task"])) if task_class else {}
         env = make_env(task, task_settings)
     except SettingsError:

@@ -37,6 +37,7 @@ def test_every_target_expands(budget: str, tmp_path: Path) -> None:
         assert len(set(paths)) == len(paths)
         for cell in plan.cells:
             assert cell.settings["seeds"] == BUDGETS[budget].seeds
+            assert cell.settings["candidates"] == 1
             # Targets share runs: one directory may mean one thing only.
             assert by_path.setdefault(cell.path, cell.settings) == cell.settings
 
