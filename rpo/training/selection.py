@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 class Selection:
     """When candidates are dropped, and what they cost.
 
-    A round ends with half of the candidates, rounded up, and is twice as long as the one before.
+    Each of the rounds, which are equally long, ends with half of the candidates, rounded up.
 
     Args:
         candidates: per seed, at the start.
@@ -86,8 +86,7 @@ class Selection:
 
     def _ends(self, iterations: int) -> list[int]:
         rounds = len(self.sizes) - 1
-        share = self.until / (2**rounds - 1) if rounds else 0.0
-        return [int(iterations * share * (2**k - 1)) for k in range(1, rounds + 1)]
+        return [int(iterations * self.until * k / rounds) for k in range(1, rounds + 1)]
 
     def _cost(self, iteration: int, ends: list[int]) -> int:
         starts = [0, *ends]

@@ -43,7 +43,7 @@ class RunSettings:
     seed: int = 0
     seeds: int = 1
     candidates: int | None = None
-    selection_share: float = 0.25
+    selection_share: float = 0.35
     devices: int | None = None
     checkpoint_interval: float = 60.0
     evaluation_episodes: int = 128
