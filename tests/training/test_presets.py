@@ -41,6 +41,7 @@ OWN = {  # Table 2, by column
         "actor_learning_rate_schedule": "constant",
         "max_gradient_norm": 1.0,
         "ppo_epochs": 5,
+        "ppo_learning_rate": 5e-4,
         "alpha_steps": 16,
         "clip": 0.2,
         "alpha_interval": 0.4,
@@ -175,7 +176,10 @@ def test_settings_go_to_their_owners() -> None:
     [
         (("nothing",), "unknown task 'nothing'.*known: hopper, ant, anymal, humanoid"),
         (("ant", "nothing"), "unknown algorithm 'nothing'; known: rpo"),
-        (("ant", "rpo", "nothing"), "unknown preset 'nothing' for rpo on ant; known: fast, best, paper"),
+        (
+            ("ant", "rpo", "nothing"),
+            "unknown preset 'nothing' for rpo on ant; known: fast, best, paper",
+        ),
         (("ant", "rpo", "fast", {"num_env": 3}), r"'num_env' \(did you mean num_envs\?\).*known: "),
         (("ant", "shac", "fast", {"kl_coefficient": 3}), "unknown setting 'kl_coefficient'"),
         (("ant", "rpo", "fast", {"num_envs": 0}), "num_envs is 0"),
