@@ -294,9 +294,9 @@ def test_regression_and_ppo_keep_moments_of_their_own():
         axis=None,
     )
     leaves_equal(after.actor_optimizer.adam, fit.actor[1].adam, rtol=1e-8, atol=1e-12)
-    # its rate is that of `actor_learning_rate` times its own share, whatever the regression's is
+    # the share of the rate that failures have taken is the regression's alone
     expected = SMALL.run_ppo(
-        dataclasses.replace(state, method=state.method),
+        state,
         fit.actor,
         batch,
         fit.actor[0](batch.observation),
