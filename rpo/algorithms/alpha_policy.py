@@ -7,21 +7,16 @@ u + alpha * dA/du. If the loss has grown, that starts anew with a smaller learni
 from __future__ import annotations
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from rpo.algorithms.attempts import Actor, Outcome, Trained, attempt_until_better
 from rpo.algorithms.base import Metrics
 from rpo.algorithms.devices import device_mean
-from rpo.algorithms.optimizer import Optimizer, OptimizerState
+from rpo.algorithms.optimizer import Optimizer
 from rpo.algorithms.surrogate import actor_gradient
 from rpo.nets import Gaussian, GaussianPolicy
-
-RATE_FACTOR = 1.5
-"""By which the learning rate falls with every new attempt."""
-
-Actor = tuple[GaussianPolicy, OptimizerState]
 
 
 class AdvantageBatch(eqx.Module):
@@ -42,29 +37,6 @@ class AdvantageBatch(eqx.Module):
     gradient: Float[Array, "steps envs action"]
 
 
-class Fit(eqx.Module):
-    """Result of `fit_alpha_policy`.
-
-    Args:
-        actor: policy and optimiser after it.
-        first_loss: before the first step.
-        last_loss: before the last step of the last attempt.
-        attempts: how many there were.
-        gradient_norm: mean over the steps of the last attempt, before clipping.
-    """
-
-    actor: Actor
-    first_loss: Float[Array, ""]
-    last_loss: Float[Array, ""]
-    attempts: Int[Array, ""]
-    gradient_norm: Float[Array, ""]
-
-    @property
-    def failed(self) -> Array:
-        """The loss has grown."""
-        return self.last_loss > self.first_loss
-
-
 def regression_loss(
     policy: GaussianPolicy, batch: AdvantageBatch, alpha: Float[Array, ""]
 ) -> Float[Array, ""]:
@@ -83,13 +55,14 @@ def fit_alpha_policy(
     optimizer: Optimizer,
     learning_rate: Float[Array, ""] | float,
     steps: int,
-    retries: int,
+    attempts: int,
     axis: str | None,
-) -> Fit:
+) -> Outcome:
     """Fits the actor to u + alpha * dA/du.
 
-    An attempt fails if the last step's loss exceeds the first one's. Every attempt starts from the
-    given actor and moments, with the last one's rate / 1.5. If all fail, the actor stays as it is.
+    An attempt fails if the loss before its last step exceeds that before its first one; then it is
+    undone and repeated (`attempt_until_better`). The metric `gradient_norm` is the mean over the
+    steps, before clipping.
 
     Args:
         actor: policy that collected the batch, and its optimiser.
@@ -98,18 +71,15 @@ def fit_alpha_policy(
         optimizer: that makes the steps.
         learning_rate: of the first attempt.
         steps: of an attempt, on the full batch.
-        retries: attempts after the first one.
+        attempts: at most.
         axis: name of the mapped device axis, if any.
     """
-    start, start_optimizer = actor
 
     def loss(policy: GaussianPolicy, chunk: AdvantageBatch) -> tuple[Array, Metrics]:
         value = regression_loss(policy, chunk, alpha)
         return value, {"loss": value}
 
-    def attempt(fit: Fit) -> Fit:
-        rate = learning_rate / RATE_FACTOR**fit.attempts
-
+    def regression(actor: Actor, rate: Float[Array, ""]) -> Trained:
         def step(actor: Actor, _: None) -> tuple[Actor, tuple[Array, Array]]:
             policy, state = actor
             gradient, chunks = actor_gradient(loss, policy, batch)
@@ -117,18 +87,7 @@ def fit_alpha_policy(
             policy, state, norm = optimizer.step(policy, state, gradient, rate)
             return (policy, state), (value, norm)
 
-        again = (start, _with_counts_of(fit.actor[1], start_optimizer))
-        fitted, (losses, norms) = lax.scan(step, again, length=steps)
-        return Fit(fitted, losses[0], losses[-1], fit.attempts + 1, norms.mean())
+        fitted, (losses, norms) = lax.scan(step, actor, length=steps)
+        return Trained(fitted, losses[0], losses[-1], {"gradient_norm": norms.mean()})
 
-    zero = jnp.zeros((), batch.advantage.dtype)
-    untried = Fit(actor, zero, zero + jnp.inf, jnp.zeros((), jnp.int32), zero)
-    fit: Fit = lax.while_loop(lambda fit: fit.failed & (fit.attempts <= retries), attempt, untried)
-    restored = (start, _with_counts_of(fit.actor[1], start_optimizer))
-    kept = jax.tree.map(lambda old, new: jnp.where(fit.failed, old, new), restored, fit.actor)
-    return Fit(kept, fit.first_loss, fit.last_loss, fit.attempts, fit.gradient_norm)
-
-
-def _with_counts_of(counted: OptimizerState, moments: OptimizerState) -> OptimizerState:
-    """The moments of one state and the counts of skipped steps of another."""
-    return OptimizerState(moments.adam, counted.skipped, counted.skipped_in_a_row)
+    return attempt_until_better(regression, actor, learning_rate, attempts)

@@ -31,6 +31,10 @@ class OptimizerState(eqx.Module):
     skipped: Int[Array, ""]
     skipped_in_a_row: Int[Array, ""]
 
+    def with_moments(self, adam: PyTree) -> OptimizerState:
+        """Other moments, and these counts: for parameters that several optimisers move."""
+        return OptimizerState(adam, self.skipped, self.skipped_in_a_row)
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:

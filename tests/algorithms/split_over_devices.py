@@ -14,8 +14,9 @@ from tests.algorithms.probe_environments import Wanderer
 
 ITERATIONS = 3
 OWN = {
-    # with a rate at which the regression has to be repeated
+    # with rates at which regression and PPO have to be repeated
     "gippo": {"ppo_minibatches": 2, "alpha_steps": 4, "actor_learning_rate": 0.1}
+    | {"ppo_learning_rate": 0.3, "ppo_epochs": 3}
     | {"critic_passes": 2, "critic_minibatches": 2},
     "ppo": {"epochs": 2, "minibatches": 2},
     "sac": {"warmup_steps": 6, "batch_size": 16, "gradient_steps": 3, "n_step": 3}

@@ -69,8 +69,8 @@ def plain_regression(policy, batch, rate, steps=16):
     return policy, state, losses
 
 
-@functools.partial(jax.jit, static_argnames="retries")
-def fitted(rate, scale=1.0, retries=8):
+@functools.partial(jax.jit, static_argnames="attempts")
+def fitted(rate, scale=1.0, attempts=8):
     policy, batch = regression_problem()
     return fit_alpha_policy(
         (policy, started(policy)),
@@ -79,7 +79,7 @@ def fitted(rate, scale=1.0, retries=8):
         optimizer=ADAM,
         learning_rate=rate,
         steps=16,
-        retries=retries,
+        attempts=attempts,
         axis=None,
     )
 
@@ -109,7 +109,7 @@ def test_a_regression_that_succeeds_is_not_repeated():
     expected, moments, losses = plain_regression(policy, batch, 3e-3)
     assert losses[-1] < 0.5 * losses[0]
     assert int(fit.attempts) == 1
-    assert_equal((fit.first_loss, fit.last_loss), (losses[0], losses[-1]))
+    assert_equal((fit.last.first_loss, fit.last.last_loss), (losses[0], losses[-1]))
     assert_equal(fit.actor, (expected, moments))
 
 
@@ -122,15 +122,16 @@ def test_a_regression_that_fails_starts_anew_with_a_smaller_rate():
         expected, moments, losses = plain_regression(policy, batch, 4.0 / 1.5**attempt)
         assert (losses[-1] > losses[0]) == (attempt < attempts - 1)
     assert_equal(fit.actor, (expected, moments))
-    assert_equal((fit.first_loss, fit.last_loss), (losses[0], losses[-1]))
+    assert_equal((fit.last.first_loss, fit.last.last_loss), (losses[0], losses[-1]))
 
 
 def test_a_regression_that_never_succeeds_leaves_the_actor_alone():
     policy, _ = regression_problem()
-    for retries in (8, 2):
-        fit = fitted(100.0, retries=retries)
-        assert int(fit.attempts) == retries + 1
-        assert float(fit.last_loss) > float(fit.first_loss)
+    for attempts in (8, 2):
+        fit = fitted(100.0, attempts=attempts)
+        assert int(fit.attempts) == attempts
+        assert bool(fit.failed)
+        assert float(fit.last.last_loss) > float(fit.last.first_loss)
         assert_equal(fit.actor, (policy, started(policy)))
 
 

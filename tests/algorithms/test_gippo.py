@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from rpo.algorithms import GIPPO, GIPPOConfig
-from rpo.algorithms.alpha_policy import AdvantageBatch
+from rpo.algorithms.alpha_policy import AdvantageBatch, fit_alpha_policy
 from rpo.algorithms.devices import environment_keys
-from rpo.algorithms.gippo import (
-    AlphaState,
-    PPOBatch,
-    density_ratio,
-    log_denominator,
-    volume_ratio,
-)
+from rpo.algorithms.gippo import AlphaState, volume_ratio
 from rpo.algorithms.rollout import draw_noise
 from rpo.nets import Gaussian, Normalizer, new_normalizer
 from tests.algorithms.probe_environments import Wanderer
@@ -136,11 +130,12 @@ def constructed(ratios, advantages=None, volumes=None):
     return batch, Gaussian(zero.at[..., 0].set(1.0), zero.at[..., 1].set(jnp.log(volumes)))
 
 
-def adapted(batch, new, *, alpha=0.5, gains=None, **settings):
+def adapted(batch, new, *, alpha=0.5, gains=None, failed=False, scale=1.0, **settings):
     settings = {"max_out_of_range": 0.5, "clip": 0.2, "alpha_interval": 0.4} | settings
     algorithm = GIPPO(GIPPOConfig(**settings))
     gains = new_normalizer(1) if gains is None else gains
-    state, metrics = algorithm.adapt_alpha(AlphaState(jnp.array(alpha), gains), batch, new)
+    before = AlphaState(jnp.array(alpha), gains, jnp.array(scale), None)
+    state, metrics = algorithm.adapt(before, batch, new, jnp.array(failed))
     return float(state.alpha), state, metrics
 
 
@@ -196,60 +191,49 @@ def test_bias_test_by_the_share_of_ratios_out_of_range(ratios, share, expected):
         ([40.0, 60.0], (0.0, 9.0, 99), LONGER),  # -2 is usual
         ([40.0, 60.0], (-2.5, 1.0, 99), LONGER),  # and better than that
         ([60.0, 40.0], (9.0, 1.0, 99), LONGER),  # +2: worse than ever, but a gain
-        ([40.0, 60.0], (0.0, 1.0, 0), LONGER),  # the first one is its own mean
+        ([48.0, 52.0], (0.0, 1.0, 0), LONGER),  # -0.4: nothing is known, mean 0 and variance 1 hold
+        ([40.0, 60.0], (0.0, 1.0, 0), SHORTER),  # -2
+        ([40.0, 60.0], (0.0, 1.0, 1), SHORTER),  # with itself among two it would be at -1
     ],
 )
 def test_bias_test_by_the_predicted_gain(advantages, earlier, expected):
-    """`earlier` holds mean, variance and number of the gains so far."""
+    """`earlier` holds mean, variance and number of the gains so far.
+
+    They take this one in, but it is judged by those before it.
+    """
     mean, variance, count = earlier
     gains = Normalizer(jnp.array([mean]), jnp.array([variance]), jnp.array(float(count)))
     alpha, state, metrics = adapted(*constructed([1.1, 0.9], advantages), gains=gains)
     np.testing.assert_allclose(alpha, expected, rtol=1e-12)
     gain = 0.1 * (advantages[0] - advantages[1])
+    np.testing.assert_allclose(
+        metrics["alpha_gain"], (gain - mean) / np.sqrt(variance + 1e-5), rtol=1e-5, atol=1e-6
+    )
     square = (count * (variance + mean**2) + gain**2) / (count + 1)
     mean = (count * mean + gain) / (count + 1)
     variance = square - mean**2
     np.testing.assert_allclose(state.gains.mean, [mean], rtol=1e-9)
     np.testing.assert_allclose(state.gains.variance, [variance], rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(
-        metrics["alpha_gain"], (gain - mean) / np.sqrt(variance + 1e-5), rtol=1e-5, atol=1e-6
-    )
 
 
-def test_denominator_is_the_mean_of_two_densities_unless_one_sample_is_far_away():
-    old = jnp.log(jnp.array([[0.5, 0.2, 0.1]]))
-    alpha = jnp.log(jnp.array([[0.1, 0.3, 5.0]]))
-    assert float(jnp.abs(alpha - old).max()) < 4
-    np.testing.assert_allclose(
-        jnp.exp(log_denominator(old, alpha, None)), [[0.3, 0.25, 2.55]], rtol=1e-9
-    )
-    for far in (0.1 * jnp.exp(4.01), 0.1 * jnp.exp(-4.01)):
-        away = alpha.at[0, 2].set(jnp.log(far))
-        np.testing.assert_array_equal(log_denominator(old, away, None), away)
+@pytest.mark.parametrize("volume", [1.0, 2.0])
+def test_a_failed_regression_lowers_its_rate_for_good_and_leaves_alpha(volume):
+    batch, new = constructed([1.0, 1.0], volumes=[volume, 1.0])
+    alpha, state, _ = adapted(batch, new, failed=True)
+    assert alpha == 0.5
+    np.testing.assert_allclose(state.rate_scale, 1 / 1.5)
+    alpha, state, _ = adapted(batch, new, failed=False, scale=0.3)
+    np.testing.assert_allclose(alpha, LONGER if volume == 1.0 else SHORTER)
+    np.testing.assert_allclose(state.rate_scale, 0.3)
 
 
-def test_log_ratios_are_clamped():
-    ratio = density_ratio(jnp.array([0.5, 40.0, -40.0]), jnp.array([0.2, 1.0, 1.0]))
-    np.testing.assert_allclose(ratio, np.exp([0.3, 16.0, -16.0]), rtol=1e-12)
-
-
-def test_loss_of_the_ppo_phase_by_hand():
-    """Ratios 1.1, 1.5 and 0.5 to a denominator that is not the old density."""
-    batch, new = constructed([1.0, 1.0, 1.0], [2.0, 2.0, -1.0])
-    ratios = jnp.array([[1.1, 1.5, 0.5]])
-    samples = PPOBatch(
-        observation=batch.observation,
-        action=batch.action,
-        old=batch.old,
-        log_denominator=new.log_prob(batch.action) - jnp.log(ratios),
-        advantage=batch.advantage,
-    )
-    algorithm = GIPPO(GIPPOConfig(clip=0.2))
-    loss, metrics = algorithm.ppo_loss(lambda _: new, samples)
-    np.testing.assert_allclose(loss, -(1.1 * 2 + 1.2 * 2 - 0.8) / 3, rtol=1e-10)
-    np.testing.assert_allclose(metrics["ratio_max"], 1.5, rtol=1e-10)
-    np.testing.assert_allclose(metrics["clip_fraction"], 2 / 3, rtol=1e-6)
-    np.testing.assert_allclose(metrics["kl"], 0.5, rtol=1e-10)
+@pytest.mark.parametrize(("rate", "lowest"), [(1e-3, 1e-5), (4e-6, 4e-6)])
+def test_the_regressions_rate_has_a_floor(rate, lowest):
+    """It does not raise a rate that begins below it."""
+    batch, new = constructed([1.0])
+    settings = {"failed": True, "actor_learning_rate": rate, "alpha_min_learning_rate": 1e-5}
+    _, state, _ = adapted(batch, new, scale=1.2 * lowest / rate, **settings)
+    np.testing.assert_allclose(rate * state.rate_scale, lowest, rtol=1e-6)
 
 
 class Table(eqx.Module):
@@ -277,11 +261,64 @@ def test_every_sample_meets_its_own_advantage_in_the_ppo_phase():
     state = dataclasses.replace(
         prepared()[0], policy=policy, actor_optimizer=algorithm.optimizer.init(policy)
     )
+    moments = algorithm.ppo_optimizer.init(policy).adam
+    state = dataclasses.replace(
+        state, method=dataclasses.replace(state.method, ppo_moments=moments)
+    )
     after, _ = jax.jit(lambda s: algorithm.update_actor(s, batch, 1e-3))(state)
 
     moved = (after.policy.mean - policy.mean).reshape(HORIZON, ENVS)
     direction = (action - old.mean)[..., 0] * (advantage - advantage.mean())
     np.testing.assert_array_equal(np.sign(moved), np.sign(direction))
+
+
+def leaves_equal(one, other, **tolerance):
+    for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_regression_and_ppo_keep_moments_of_their_own():
+    state, batch, _ = prepared()
+    scaled = dataclasses.replace(state.method, rate_scale=jnp.array(0.5))
+    state = dataclasses.replace(state, method=scaled)
+    after, metrics = jax.jit(lambda s: SMALL.update_actor(s, batch, 1e-3))(state)
+    np.testing.assert_allclose(metrics["alpha_learning_rate"], 5e-4)
+    fit = fit_alpha_policy(
+        (state.policy, state.actor_optimizer),
+        batch,
+        state.method.alpha,
+        optimizer=SMALL.optimizer,
+        learning_rate=5e-4,
+        steps=SMALL.config.alpha_steps,
+        attempts=1,
+        axis=None,
+    )
+    leaves_equal(after.actor_optimizer.adam, fit.actor[1].adam, rtol=1e-8, atol=1e-12)
+    # the share of the rate that failures have taken is the regression's alone
+    expected = SMALL.run_ppo(
+        state,
+        fit.actor,
+        batch,
+        fit.actor[0](batch.observation),
+        jnp.array(1e-3),
+    )
+    leaves_equal(after.policy, expected.actor[0], rtol=1e-8, atol=1e-12)
+    leaves_equal(after.method.ppo_moments, expected.actor[1].adam, rtol=1e-8, atol=1e-12)
+    steps = SMALL.config.ppo_epochs * SMALL.config.ppo_minibatches
+    assert int(after.method.ppo_moments[1].count) == steps
+    assert SMALL.ppo_optimizer.betas == (0.9, 0.999)
+
+
+def test_skipped_steps_of_both_phases_are_counted_together():
+    state, batch, _ = prepared()
+    phases = SMALL.config.alpha_steps, SMALL.config.ppo_epochs * SMALL.config.ppo_minibatches
+    nan = dataclasses.replace(batch, gradient=batch.gradient * jnp.nan)
+    update = jax.jit(lambda batch: SMALL.update_actor(state, batch, 1e-3)[0])
+    after = update(nan)
+    assert int(after.actor_optimizer.skipped) == phases[0]
+    assert int(after.actor_optimizer.skipped_in_a_row) == 0  # PPO's steps were taken
+    after = update(dataclasses.replace(nan, advantage=batch.advantage * jnp.nan))
+    assert int(after.actor_optimizer.skipped_in_a_row) == sum(phases)
 
 
 def test_an_update_keeps_its_alpha_and_reports():
@@ -300,6 +337,7 @@ def test_an_update_keeps_its_alpha_and_reports():
     np.testing.assert_allclose(metrics["learning_rate"], 5e-4)
     expected = {f"{name}_epoch_{m}" for name in ("kl", "ratio_max") for m in range(1, 6)}
     expected |= {"alpha_attempts", "alpha_gradient_norm", "actor_gradient_norm", "clip_fraction"}
+    expected |= {"alpha_learning_rate", "ppo_attempts", "ppo_undone"}
     assert expected < set(metrics)
 
     after, metrics = update(after)
@@ -316,8 +354,12 @@ def test_an_update_keeps_its_alpha_and_reports():
         ({"alpha_interval": -0.4}, "alpha_interval is -0.4"),
         ({"alpha_factor": 0.9}, "alpha_factor is 0.9, must be at least 1"),
         ({"alpha_steps": 0}, "alpha_steps is 0"),
-        ({"alpha_retries": -1}, "alpha_retries is -1"),
+        ({"alpha_attempts": 0}, "alpha_attempts is 0"),
+        ({"alpha_min_learning_rate": -1e-5}, "alpha_min_learning_rate is -1e-05"),
         ({"ppo_epochs": 0}, "ppo_epochs is 0"),
+        ({"ppo_attempts": 0}, "ppo_attempts is 0"),
+        ({"ppo_learning_rate": 0.0}, "ppo_learning_rate is 0.0"),
+        ({"ppo_betas": (0.9, 1.0)}, "ppo_betas is"),
         ({"ppo_minibatches": 5}, "ppo_minibatches is 5, must divide the horizon"),
         ({"td_lambda": 0.0}, "td_lambda is 0.0, must be larger"),
         ({"clip": 0.0}, "clip is 0.0"),
