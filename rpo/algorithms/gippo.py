@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, UInt32
 
 from rpo.algorithms.alpha_policy import Actor, AdvantageBatch, fit_alpha_policy
 from rpo.algorithms.base import Metrics, TrainState, require
+from rpo.algorithms.bounds import bound_values
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.critic_training import shuffled_rows
 from rpo.algorithms.devices import (
@@ -218,6 +219,7 @@ class GIPPO(FirstOrderAlgorithm):
             config.discount,
             config.td_lambda,
         )
+        advantage, _ = bound_values(advantage, self.axis)
         weight = step_discounts(
             segment.terminated | segment.truncated,
             config.discount * config.td_lambda,
