@@ -12,7 +12,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics
 from rpo.algorithms.devices import device_max, device_mean, environment_median
@@ -22,8 +22,10 @@ from rpo.nets import Normalizer
 MAX_DEVIATION = 100.0
 """Of values and observations: as a multiple of the median environment's largest deviation."""
 SMALLEST_DEVIATION = 1.0
-"""Of values, in units of the return: where most environments' values are all alike (few have found
-the reward yet), the others may still differ by MAX_DEVIATION times this."""
+"""That counts as such, in their own units: where most environments' numbers are all alike (few have
+found the reward, or touch anything), the others may still differ by MAX_DEVIATION times this."""
+LARGEST_VALUE = 1e8
+"""Deviation that no value exceeds, so that sums of squares are finite in single precision."""
 
 LARGEST_GRADIENT = 1e37
 """Above which entries of an action gradient are not told apart. XLA divides by multiplying with the
@@ -92,41 +94,41 @@ def bound_values(
     Returns:
         the values, and the share of them that were clipped.
     """
-    centre = environment_median(jnp.mean(values, axis=0), axis)
-    reach = environment_median(jnp.max(jnp.abs(values - centre), axis=0), axis)
+    centre, reach = _centre_and_reach(values, axis)
     bound = MAX_DEVIATION * jnp.maximum(reach, SMALLEST_DEVIATION)
-    bounded, clipped = _clip_around(centre, values, bound)
-    return bounded, device_mean(jnp.mean(clipped, dtype=values.dtype), axis)
+    bound = jnp.minimum(bound, LARGEST_VALUE)
+    deviation = values - centre
+    inside = jnp.abs(deviation) <= bound  # false for NaN too
+    nearest = jnp.where(jnp.isnan(deviation), 0, jnp.clip(deviation, -bound, bound))
+    share = device_mean(jnp.mean(~inside, dtype=values.dtype), axis)
+    return jnp.where(inside, values, centre + nearest), share
 
 
 def update_normalizer(
     normalizer: Normalizer, observation: Float[Array, "steps envs features"], axis: str | None
 ) -> Normalizer:
-    """Statistics that also cover `observation`, in which no outlier counts for more than the bound.
+    """Statistics that also cover `observation`, with the centre in place of absurd numbers.
 
-    A feature is clipped to MAX_DEVIATION around the running mean: times its standard deviation so
-    far (1 at the very start), or times the median environment's largest deviation in this batch
-    where that is more. Nothing is left out, so that a feature which was constant at first grows
-    its scale within a few iterations, and what all robots learn to do is never an outlier.
+    Absurd is what is not finite, or further from the centre (the median environment's mean in this
+    batch) than MAX_DEVIATION times the largest of: the standard deviation so far, the median
+    environment's largest deviation in this batch, and SMALLEST_DEVIATION. What all robots learn to
+    do is never absurd, nor is a first contact that only few have. It is left out, not clipped: an
+    environment that gives such numbers all the time would raise a clipped scale step by step.
 
     Args:
         normalizer: so far.
-        observation: as the environments gave it; infinite entries are clipped, NaN becomes the
-            mean.
+        observation: as the environments gave it.
         axis: name of the mapped device axis, or None.
     """
-    deviation = jnp.abs(observation - normalizer.mean)
-    reach = environment_median(jnp.max(deviation, axis=0), axis)
-    bound = MAX_DEVIATION * jnp.maximum(reach, normalizer.std)
-    bounded, _ = _clip_around(normalizer.mean, observation, bound)
-    return normalizer.update(bounded, axis)
+    centre, reach = _centre_and_reach(observation, axis)
+    bound = MAX_DEVIATION * jnp.maximum(jnp.maximum(reach, normalizer.std), SMALLEST_DEVIATION)
+    inside = jnp.abs(observation - centre) <= bound  # false for NaN too
+    return normalizer.update(jnp.where(inside, observation, centre), axis)
 
 
-def _clip_around(
-    centre: Float[Array, "..."], x: Float[Array, "*batch"], bound: Float[Array, "..."]
-) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
-    """x clipped to centre +- bound, NaN replaced by the centre; and where that changed it."""
-    deviation = x - centre
-    inside = jnp.abs(deviation) <= bound  # false for NaN too
-    nearest = jnp.where(jnp.isnan(deviation), 0, jnp.clip(deviation, -bound, bound))
-    return jnp.where(inside, x, centre + nearest), ~inside
+def _centre_and_reach(
+    x: Float[Array, "steps envs *rest"], axis: str | None
+) -> tuple[Float[Array, "*rest"], Float[Array, "*rest"]]:
+    """The median environment's mean over the steps, and its largest distance from that median."""
+    centre = environment_median(jnp.mean(x, axis=0), axis)
+    return centre, environment_median(jnp.max(jnp.abs(x - centre), axis=0), axis)

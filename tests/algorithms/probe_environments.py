@@ -188,6 +188,10 @@ with_slope.defvjp(
 )
 
 
+def as_number(x: float | Array) -> Array:
+    return jnp.asarray(x, float)  # with a type of its own: one compiled program for all
+
+
 class Poisoned(Wanderer):
     """`Wanderer`, one of whose environments gives numbers that no simulation should.
 
@@ -196,10 +200,10 @@ class Poisoned(Wanderer):
     rewards are replaced with (0: they are not).
     """
 
-    slope: Array = eqx.field(default=1.0, converter=jnp.asarray)
-    state: Array = eqx.field(default=0.0, converter=jnp.asarray)
-    seen: Array = eqx.field(default=0.0, converter=jnp.asarray)
-    paid: Array = eqx.field(default=0.0, converter=jnp.asarray)
+    slope: Array = eqx.field(default=1.0, converter=as_number)
+    state: Array = eqx.field(default=0.0, converter=as_number)
+    seen: Array = eqx.field(default=0.0, converter=as_number)
+    paid: Array = eqx.field(default=0.0, converter=as_number)
     index: int = eqx.field(static=True, default=3)
 
     def initial_state(self, key: Array) -> dict[str, Array]:
@@ -214,22 +218,25 @@ class Poisoned(Wanderer):
         return _marked(following, state.physics["marked"]), transition
 
     def dynamics(self, state: dict[str, Array], action: Array) -> dict[str, Array]:
-        x = super().dynamics(state["x"], self._with_slope(state, action))
+        # a larger factor would be taken to the power of the number of steps
+        action = _with_slope(state, action, jnp.minimum(self.slope, 1.0))
+        x = super().dynamics(state["x"], action)
         return {"x": _poisoned(state, self.state, x), "marked": state["marked"]}
 
     def observe(self, state: dict[str, Array]) -> Array:
         return _poisoned(state, self.seen, super().observe(state["x"]))
 
     def reward(self, state: dict[str, Array], action: Array, next_state: dict[str, Array]) -> Array:
-        action = self._with_slope(state, action)
+        action = _with_slope(state, action, self.slope)
         reward = super().reward(state["x"], action, next_state["x"])
         return _poisoned(state, self.paid, reward)
 
     def is_terminal(self, state: dict[str, Array]) -> Array:
         return super().is_terminal(state["x"])
 
-    def _with_slope(self, state: dict[str, Array], action: Array) -> Array:
-        return with_slope(action, jnp.where(state["marked"] > 0, self.slope, 1.0)[:, None])
+
+def _with_slope(state: dict[str, Array], action: Array, slope: Array) -> Array:
+    return with_slope(action, jnp.where(state["marked"] > 0, slope, 1.0)[:, None])
 
 
 def _poisoned(state: dict[str, Array], value: Array, x: Array) -> Array:
