@@ -112,8 +112,9 @@ def update_normalizer(
     Absurd is what is not finite, or further from the centre (the median environment's mean in this
     batch) than MAX_DEVIATION times the largest of: the standard deviation so far, the median
     environment's largest deviation in this batch, and SMALLEST_DEVIATION. What all robots learn to
-    do is never absurd, nor is a first contact that only few have. It is left out, not clipped: an
-    environment that gives such numbers all the time would raise a clipped scale step by step.
+    do is never absurd, nor is a contact force up to 100 N that few feel and none felt before. It is
+    left out, not clipped: an environment that gives such numbers all the time would raise a scale
+    to which they are clipped step by step.
 
     Args:
         normalizer: so far.

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rpo import algorithms
-from tests.algorithms.probe_environments import Wanderer
+from tests.algorithms.probe_environments import Poisoned, Wanderer
 
 ITERATIONS = 3
 OWN = {
@@ -39,7 +39,8 @@ def main() -> None:
 
 
 def compare(name, config):
-    env = Wanderer()
+    # one method with an environment that every bound acts on
+    env = Poisoned(slope=1e3, seen=1e4, paid=1e3) if name == "sapo" else Wanderer()
     whole = algorithms.make(name, config)
     split = algorithms.make(name, config, axis="devices")
     mesh = jax.make_mesh((2,), ("devices",))
@@ -67,6 +68,9 @@ def compare(name, config):
             key: difference(np.nan_to_num(value), np.nan_to_num(metrics_two[key]))
             for key, value in metrics_one.items()
         },
+        "clipped": [
+            float(value) for key, value in metrics_two.items() if key.endswith("_clip_fraction")
+        ],
         "episodes": int(one.episodes.count),
     }
 

@@ -29,7 +29,9 @@ def test_two_devices_give_the_parameters_of_one():
         timeout=300,
     )
     assert finished.returncode == 0, finished.stderr
-    for result in json.loads(finished.stdout.splitlines()[-1]).values():
+    results = json.loads(finished.stdout.splitlines()[-1])
+    assert min(results["sapo"]["clipped"]) > 0
+    for result in results.values():
         assert result["devices"] == 2
         assert result["moved"] > 1e-4
         assert result["episodes"] > 10
