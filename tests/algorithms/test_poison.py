@@ -92,6 +92,6 @@ def test_a_state_beyond_the_bound_ends_an_episode_and_no_more(name):
 def test_an_observation_or_reward_of_any_size_does_no_harm(name, place):
     for size in SIZES:
         state, metrics = trained(name, **{place: size})
-        assert np.all(np.asarray(state.normalizer.std) < 10)
+        assert np.all(np.asarray(state.normalizer.variance) < 100)
         # the reward of that environment is learned, but no more of it than is bounded
         assert np.all(np.abs(metrics["value"][-3:]) < 1e8)
