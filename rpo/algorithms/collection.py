@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from rpo.algorithms.base import Environments, Metrics, TrainState
+from rpo.algorithms.bounds import update_normalizer
 from rpo.algorithms.devices import device_mean, device_sum
 from rpo.algorithms.first_order import skipped_update_metrics
 from rpo.envs.base import Env
@@ -87,7 +88,7 @@ def end_iteration(
     """Enters an iteration's experience into observation statistics, episodes and counter."""
     state = dataclasses.replace(
         state,
-        normalizer=state.normalizer.update(experience.observation, axis),
+        normalizer=update_normalizer(state.normalizer, experience.observation, axis),
         episodes=state.episodes.add(
             experience.ended, experience.episode_return, experience.episode_length, axis
         ),

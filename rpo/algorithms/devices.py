@@ -1,4 +1,4 @@
-"""Means over environments that may be split over devices, and who holds which environment."""
+"""Means and medians over environments that may be split over devices, and who holds which one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 T = TypeVar("T")
 
@@ -47,6 +47,26 @@ def standardize(x: Array, axis: str | None) -> Array:
 def gather_environments(x: Array, axis: str | None) -> Array:
     """All devices' environments, joined along array axis 1 in their global order."""
     return x if axis is None else lax.all_gather(x, axis, axis=1, tiled=True)
+
+
+def environment_median(
+    x: Float[Array, "envs *rest"],
+    axis: str | None,
+    counted: Bool[Array, "envs *rest"] | None = None,
+) -> Float[Array, "*rest"]:
+    """Median over all devices' environments, the lower of the two in the middle.
+
+    Args:
+        x: one row per environment of this device; NaN counts as larger than all else.
+        axis: name of the mapped device axis, or None.
+        counted: which entries count. Zero where none does.
+    """
+    counted = jnp.ones_like(x, bool) if counted is None else counted
+    x, counted = (y if axis is None else lax.all_gather(y, axis, tiled=True) for y in (x, counted))
+    ordered = jnp.sort(jnp.where(counted, x, jnp.inf), axis=0)
+    middle = (jnp.sum(counted, axis=0, keepdims=True) - 1) // 2
+    chosen = jnp.take_along_axis(ordered, jnp.maximum(middle, 0), axis=0)
+    return jnp.where(middle < 0, 0, chosen)[0]
 
 
 def environment_indices(local_count: int, axis: str | None) -> Int[Array, " envs"]:

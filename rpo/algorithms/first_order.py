@@ -20,6 +20,7 @@ from rpo.algorithms.base import (
     require,
     start_environments,
 )
+from rpo.algorithms.bounds import bound_action_gradients, bound_values, update_normalizer
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.config import MethodConfig
 from rpo.algorithms.critic_training import fit_critics
@@ -68,6 +69,8 @@ class FirstOrderConfig(MethodConfig):
         betas: decay rates of AdamW's moments.
         weight_decay: of AdamW.
         max_gradient_norm: at which gradients are clipped.
+        max_action_gradient_ratio: at which an environment's action gradient is clipped, as a
+            multiple of the median environment's; see `rpo.algorithms.bounds`.
         critic_passes: L, passes over the rollout per iteration.
         critic_minibatches: minibatches per pass; must divide the horizon.
         block_size: environments simulated together; a matter of speed only.
@@ -87,6 +90,7 @@ class FirstOrderConfig(MethodConfig):
     betas: tuple[float, float] = (0.7, 0.95)
     weight_decay: float = 0.01
     max_gradient_norm: float = 0.5
+    max_action_gradient_ratio: float = 100.0
     critic_passes: int = 16
     critic_minibatches: int = 4
     block_size: int = 128
@@ -98,7 +102,7 @@ class FirstOrderConfig(MethodConfig):
             counts=("num_critics", "critic_passes", "critic_minibatches", "block_size"),
             positive=(
                 *("actor_learning_rate", "actor_learning_rate_final", "critic_learning_rate"),
-                "max_gradient_norm",
+                *("max_gradient_norm", "max_action_gradient_ratio"),
             ),
             not_negative=("weight_decay",),
             fractions=("td_lambda",),
@@ -232,7 +236,11 @@ class FirstOrderAlgorithm(Algorithm):
             total_iterations=config.total_iterations,
         )
         metrics = self._rollout_metrics(rollout)
+        rollout, gradient_metrics = bound_action_gradients(
+            rollout, config.max_action_gradient_ratio, self.axis
+        )
         target = self.value_target(segment, rollout.auxiliary, coefficient)
+        target, metrics["value_target_clip_fraction"] = bound_values(target, self.axis)
         batch = self.make_batch(state, rollout, observation)
 
         state = dataclasses.replace(state, environments=rollout.environments)
@@ -246,13 +254,19 @@ class FirstOrderAlgorithm(Algorithm):
             state,
             critics=critics,
             critic_optimizer=critic_optimizer,
-            normalizer=state.normalizer.update(segment.observation, self.axis),
+            normalizer=update_normalizer(state.normalizer, segment.observation, self.axis),
             episodes=state.episodes.add(
                 ended, segment.episode_return, segment.episode_length, self.axis
             ),
             iteration=state.iteration + 1,
         )
-        metrics |= actor_metrics | method_metrics | critic_metrics | state.episodes.metrics()
+        metrics |= (
+            gradient_metrics
+            | actor_metrics
+            | method_metrics
+            | critic_metrics
+            | state.episodes.metrics()
+        )
         metrics |= {"learning_rate": learning_rate} | skipped_update_metrics(state)
         return state, metrics
 
@@ -319,13 +333,12 @@ class FirstOrderAlgorithm(Algorithm):
         )
 
     def _rollout_metrics(self, rollout: Rollout) -> Metrics:
-        segment, gradient = rollout.segment, rollout.action_gradient
+        segment = rollout.segment
         means = {
             "reward": segment.reward.mean(),
             "entropy": segment.entropy.mean(),
             "std": segment.distribution.std.mean(),
             "value": rollout.auxiliary.mean(),
-            "action_gradient_norm": jnp.linalg.norm(gradient, axis=-1).mean(),
         }
         dtype = segment.reward.dtype
         counts = {

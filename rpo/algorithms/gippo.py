@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, PyTree
 from rpo.algorithms.alpha_policy import AdvantageBatch, fit_alpha_policy
 from rpo.algorithms.attempts import RATE_FACTOR, Actor, Outcome
 from rpo.algorithms.base import Metrics, TrainState, require
+from rpo.algorithms.bounds import bound_values
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.devices import device_max, device_mean, device_sum, standardize
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
@@ -207,6 +208,7 @@ class GIPPO(FirstOrderAlgorithm):
             config.discount,
             config.td_lambda,
         )
+        advantage, _ = bound_values(advantage, self.axis)
         weight = step_discounts(
             segment.terminated | segment.truncated,
             config.discount * config.td_lambda,

@@ -31,6 +31,7 @@ from rpo.algorithms.base import (
     require,
     start_environments,
 )
+from rpo.algorithms.bounds import bound_values
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.collection import (
     Experience,
@@ -293,6 +294,7 @@ class PPO(Algorithm):
             config.discount,
             config.gae_lambda,
         )
+        advantage, clipped = bound_values(advantage, self.axis)
         target = (advantage + value)[..., None]
         value_normalizer = state.method.value_normalizer.update(target, self.axis)
         old = state.policy(observation)
@@ -304,7 +306,8 @@ class PPO(Algorithm):
             target=value_normalizer(target)[..., 0],
         )
         means = {"value": value.mean(), "std": old.std.mean(), "entropy": old.entropy().mean()}
-        return batch, value_normalizer, device_mean(means, self.axis)
+        metrics = device_mean(means, self.axis) | {"value_target_clip_fraction": clipped}
+        return batch, value_normalizer, metrics
 
     def value(
         self, state: TrainState, observation: Float[Array, "*batch observation"]

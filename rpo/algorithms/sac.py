@@ -34,6 +34,7 @@ from rpo.algorithms.base import (
     require,
     start_environments,
 )
+from rpo.algorithms.bounds import bound_values
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.collection import (
     Experience,
@@ -51,7 +52,7 @@ from rpo.nets import CriticEnsemble, GaussianPolicy, Normalizer, TanhGaussianPol
 
 LEARNING_METRICS = (
     *("value", "value_loss", "entropy", "std", "temperature"),
-    *("actor_gradient_norm", "critic_gradient_norm"),
+    *("actor_gradient_norm", "critic_gradient_norm", "value_target_clip_fraction"),
 )
 
 
@@ -331,6 +332,7 @@ class SAC(Algorithm):
     ) -> tuple[Learner, Metrics]:
         """One step of the critics, and of the target critics after them."""
         target = self.critic_target(learner, windows, noise)
+        target, clipped = bound_values(target, self.axis)
         inputs = jnp.concatenate([windows.observation, windows.action], axis=-1)
         loss, gradient = jax.value_and_grad(value_loss)(learner.critics, inputs, target)
         means = {"value_loss": loss, "value": target.mean()}
@@ -344,7 +346,8 @@ class SAC(Algorithm):
             target_critics=smoothed(learner.target_critics, critics, self.config.target_smoothing),
             critic_optimizer=optimizer,
         )
-        return learner, means | {"critic_gradient_norm": norm}
+        means |= {"critic_gradient_norm": norm, "value_target_clip_fraction": clipped}
+        return learner, means
 
     def actor_loss(
         self,

@@ -9,6 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 VARIANCE_EPSILON = 1e-5
+LARGEST = 1e3
+"""Magnitude that no normalised number exceeds. Layer normalisation makes networks blind to more;
+from 1e19 on, its variance would overflow."""
 
 
 class Normalizer(eqx.Module):
@@ -24,14 +27,22 @@ class Normalizer(eqx.Module):
     variance: Float[Array, " features"]
     count: Float[Array, ""]
 
+    @property
+    def std(self) -> Float[Array, " features"]:
+        """sqrt(variance + 1e-5), the unit of normalised numbers."""
+        return jnp.sqrt(self.variance + VARIANCE_EPSILON)
+
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-        """(x - mean) / sqrt(variance + 1e-5). No gradient reaches the statistics."""
+        """(x - mean) / sqrt(variance + 1e-5), clipped to +-1000.
+
+        No gradient reaches the statistics, and none passes where it was clipped.
+        """
         mean, variance = lax.stop_gradient((self.mean, self.variance))
-        return (x - mean) * lax.rsqrt(variance + VARIANCE_EPSILON)
+        return jnp.clip((x - mean) * lax.rsqrt(variance + VARIANCE_EPSILON), -LARGEST, LARGEST)
 
     def denormalize(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
         """The inverse of calling it."""
-        return x * jnp.sqrt(self.variance + VARIANCE_EPSILON) + self.mean
+        return x * self.std + self.mean
 
     def update(self, batch: Float[Array, "*batch features"], axis: str | None = None) -> Normalizer:
         """Statistics that also cover `batch` (Chan et al.'s parallel form of Welford's update).

@@ -18,6 +18,44 @@ from rpo.nets.normalizer import Normalizer
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
+@jax.custom_vjp
+def bounded_log_std(
+    head: Linear, features: Float[Array, "*batch features"]
+) -> Float[Array, "*batch action"]:
+    """The head's output, clipped to LOG_STD_RANGE, from beyond which descent leads back.
+
+    Where the output lies beyond a bound, the clipped value does not depend on it, and its
+    derivative is zero: with it, a standard deviation that once got there would stay for good. Here
+    the head's parameters, and they alone, receive such a gradient as if nothing were clipped if a
+    step *against* it, which lowers a loss, moves the output back inside. That by the features
+    stays exact, for derivatives through the states of a rollout in which parameters are constant.
+    """
+    return jnp.clip(head(features), *LOG_STD_RANGE)
+
+
+def _bounded_forward(
+    head: Linear, features: Float[Array, "*batch features"]
+) -> tuple[Float[Array, "*batch action"], tuple[Linear, Array, Array]]:
+    output = head(features)
+    return jnp.clip(output, *LOG_STD_RANGE), (head, features, output)
+
+
+def _bounded_backward(
+    saved: tuple[Linear, Array, Array], gradient: Float[Array, "*batch action"]
+) -> tuple[Linear, Float[Array, "*batch features"]]:
+    head, features, output = saved
+    low, high = LOG_STD_RANGE
+    inside = (output >= low) & (output <= high)
+    returns = ((output < low) & (gradient < 0)) | ((output > high) & (gradient > 0))
+    _, pull_back = jax.vjp(lambda head, features: head(features), head, features)
+    by_head, _ = pull_back(jnp.where(inside | returns, gradient, 0))
+    _, by_features = pull_back(jnp.where(inside, gradient, 0))
+    return by_head, by_features
+
+
+bounded_log_std.defvjp(_bounded_forward, _bounded_backward)
+
+
 class GaussianPolicy(eqx.Module):
     """A network that maps normalised observations to a Gaussian over u, from which actions come."""
 
@@ -72,7 +110,7 @@ class TanhGaussianPolicy(GaussianPolicy):
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the pre-squash action u for normalised observations."""
         features = self.trunk(observation)
-        log_std = jnp.clip(self.log_std_head(features), *LOG_STD_RANGE)
+        log_std = bounded_log_std(self.log_std_head, features)
         return Gaussian(self.mean_head(features), log_std)
 
     @staticmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rpo.envs.base import EnvSpec, EpisodicEnv
+from rpo.envs.base import EnvSpec, EnvState, EpisodicEnv, Transition
 
 
 def spec(name: str, *, length: int, observation_size: int = 1, action_size: int = 1) -> EnvSpec:
@@ -172,3 +174,75 @@ class ForwardOnly(ThroughDynamics):
 
     def reward(self, state: Array, action: Array, next_state: Array) -> Array:
         return super().reward(forward_only(state), action, next_state)
+
+
+@jax.custom_vjp
+def with_slope(x: Array, slope: Array) -> Array:
+    """x, whose derivative is multiplied by `slope`."""
+    return x
+
+
+with_slope.defvjp(
+    lambda x, slope: (x, slope),
+    lambda slope, gradient: (gradient * slope, jnp.zeros_like(slope)),
+)
+
+
+def as_number(x: float | Array) -> Array:
+    return jnp.asarray(x, float)  # with a type of its own: one compiled program for all
+
+
+class Poisoned(Wanderer):
+    """`Wanderer`, one of whose environments gives numbers that no simulation should.
+
+    All fields but `index` are arrays, so that one compiled program serves all cases: the factor of
+    that environment's derivatives by actions (0 silences it), and what its states, observations and
+    rewards are replaced with (0: they are not).
+    """
+
+    slope: Array = eqx.field(default=1.0, converter=as_number)
+    state: Array = eqx.field(default=0.0, converter=as_number)
+    seen: Array = eqx.field(default=0.0, converter=as_number)
+    paid: Array = eqx.field(default=0.0, converter=as_number)
+    index: int = eqx.field(static=True, default=3)
+
+    def initial_state(self, key: Array) -> dict[str, Array]:
+        return {"x": super().initial_state(key), "marked": jnp.zeros(())}
+
+    def reset(self, key: Array, num_envs: int) -> EnvState:
+        marked = jnp.where(jnp.arange(num_envs) == self.index, 1.0, 0.0)
+        return _marked(super().reset(key, num_envs), marked)
+
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, Transition]:
+        following, transition = super().step(state, action)
+        return _marked(following, state.physics["marked"]), transition
+
+    def dynamics(self, state: dict[str, Array], action: Array) -> dict[str, Array]:
+        # a larger factor would be taken to the power of the number of steps
+        action = _with_slope(state, action, jnp.minimum(self.slope, 1.0))
+        x = super().dynamics(state["x"], action)
+        return {"x": _poisoned(state, self.state, x), "marked": state["marked"]}
+
+    def observe(self, state: dict[str, Array]) -> Array:
+        return _poisoned(state, self.seen, super().observe(state["x"]))
+
+    def reward(self, state: dict[str, Array], action: Array, next_state: dict[str, Array]) -> Array:
+        action = _with_slope(state, action, self.slope)
+        reward = super().reward(state["x"], action, next_state["x"])
+        return _poisoned(state, self.paid, reward)
+
+    def is_terminal(self, state: dict[str, Array]) -> Array:
+        return super().is_terminal(state["x"])
+
+
+def _with_slope(state: dict[str, Array], action: Array, slope: Array) -> Array:
+    return with_slope(action, jnp.where(state["marked"] > 0, slope, 1.0)[:, None])
+
+
+def _poisoned(state: dict[str, Array], value: Array, x: Array) -> Array:
+    chosen = (state["marked"] > 0) & (value != 0)
+    return jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), value, x)
+
+
+def _marked(state: EnvState, marked: Array) -> EnvState:
+    return dataclasses.replace(state, physics={"x": state.physics["x"], "marked": marked})

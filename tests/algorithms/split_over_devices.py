@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rpo import algorithms
-from tests.algorithms.probe_environments import Wanderer
+from tests.algorithms.probe_environments import Poisoned, Wanderer
 
 ITERATIONS = 3
 OWN = {
@@ -21,6 +21,11 @@ OWN = {
     "ppo": {"epochs": 2, "minibatches": 2},
     "sac": {"warmup_steps": 6, "batch_size": 16, "gradient_steps": 3, "n_step": 3}
     | {"replay_capacity": 96},
+}
+# two methods have an environment that bounds act on
+POISONED = {
+    "rpo": lambda: Poisoned(paid=1e3),
+    "sapo": lambda: Poisoned(slope=1e4, seen=1e4),
 }
 
 
@@ -40,7 +45,7 @@ def main() -> None:
 
 
 def compare(name, config):
-    env = Wanderer()
+    env = POISONED[name]() if name in POISONED else Wanderer()
     whole = algorithms.make(name, config)
     split = algorithms.make(name, config, axis="devices")
     mesh = jax.make_mesh((2,), ("devices",))
@@ -67,6 +72,9 @@ def compare(name, config):
         "metrics": {
             key: difference(np.nan_to_num(value), np.nan_to_num(metrics_two[key]))
             for key, value in metrics_one.items()
+        },
+        "clipped": {
+            key: float(value) for key, value in metrics_two.items() if "clip_fraction" in key
         },
         "episodes": int(one.episodes.count),
     }

@@ -29,7 +29,10 @@ def test_two_devices_give_the_parameters_of_one():
         timeout=300,
     )
     assert finished.returncode == 0, finished.stderr
-    for result in json.loads(finished.stdout.splitlines()[-1]).values():
+    results = json.loads(finished.stdout.splitlines()[-1])
+    assert results["rpo"]["clipped"]["value_target_clip_fraction"] > 0
+    assert results["sapo"]["clipped"]["action_gradient_clip_fraction"] > 0
+    for result in results.values():
         assert result["devices"] == 2
         assert result["moved"] > 1e-4
         assert result["episodes"] > 10

@@ -1,5 +1,6 @@
 """Networks against their formula written out, and their initialisation."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from rpo.nets import (
     parameter_count,
     policy_action,
 )
+from rpo.nets.policy import bounded_log_std
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +131,36 @@ def test_default_precision_is_single():
 
 def test_parameter_count():
     assert parameter_count(MLP(3, (4,), 2, jax.random.key(0))) == 3 * 4 + 4 + 4 + 4 + 4 * 2 + 2
+
+
+def test_log_std_returns_from_beyond_its_bounds_and_goes_no_further():
+    features = jax.random.normal(jax.random.key(0), (5, 4))
+    head = Linear(4, 3, jax.random.key(1), gain=0.1)
+    head = eqx.tree_at(lambda x: x.bias, head, jnp.array([-9.0, 0.0, 9.0]))  # below, inside, above
+
+    def loss(head, features, sign):
+        return sign * jnp.sum(bounded_log_std(head, features))
+
+    plain = jax.grad(lambda head: jnp.sum(head(features)))(head)
+    for sign, passes in ((1.0, [False, True, True]), (-1.0, [True, True, False])):
+        by_head, by_features = jax.grad(loss, argnums=(0, 1))(head, features, sign)
+        np.testing.assert_allclose(by_head.bias, sign * np.where(passes, plain.bias, 0))
+        np.testing.assert_allclose(by_head.weight, sign * np.where(passes, plain.weight, 0))
+        # the derivative through states is that of the clipped value
+        exact = np.broadcast_to(sign * np.asarray(head.weight)[:, 1], (5, 4))
+        np.testing.assert_allclose(by_features, exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("start", "end"), [(-9.0, -5.0), (9.0, 2.0)])
+def test_a_policy_that_left_the_range_learns_the_standard_deviation_again(start, end):
+    policy = TanhGaussianPolicy(3, 2, (8,), jax.random.key(0))
+    policy = eqx.tree_at(lambda p: p.log_std_head.bias, policy, jnp.full(2, start))
+    observation = jax.random.normal(jax.random.key(1), (5, 3))
+    np.testing.assert_array_equal(policy(observation).log_std, end)
+
+    def step(policy, _):
+        gradient = jax.grad(lambda p: jnp.mean((p(observation).log_std + 1.0) ** 2))(policy)
+        return jax.tree.map(lambda p, g: p - 0.2 * g, policy, gradient), None
+
+    policy, _ = jax.jit(lambda p: jax.lax.scan(step, p, length=100))(policy)
+    np.testing.assert_allclose(policy(observation).log_std, -1.0, atol=0.3)
