@@ -157,6 +157,10 @@ _FAST_FIRST_ORDER_TASK: dict[str, Settings] = {
     # Twice the updates per step, and an actor that does not stay in slow gaits.
     "ant": {"num_envs": 64, "actor_hidden_sizes": (400, 200, 100)},
 }
+_FAST_RPO_TASK: dict[str, Settings] = {
+    # Gaits are found in the first 0.4 M steps; a rate that falls fast is too low by then.
+    "ant": {"actor_learning_rate_final": 5e-4},
+}
 
 
 def _paper(algorithm: str, task: str) -> Settings:
@@ -177,6 +181,8 @@ def _fast(algorithm: str, task: str) -> Settings:
     shared = _FAST_COMMON
     if algorithm in _PAPER_ALGORITHM:
         shared, own = _FAST_SHARED, own | _FAST_FIRST_ORDER_TASK.get(task, {})
+    if algorithm == "rpo":
+        own |= _FAST_RPO_TASK.get(task, {})
     return _paper(algorithm, task) | shared | own
 
 
