@@ -175,7 +175,7 @@ def test_settings_go_to_their_owners() -> None:
 
 
 def test_candidates_are_the_presets_unless_given() -> None:
-    assert resolve("ant").run_settings.candidates == 8
+    assert resolve("ant").run_settings.candidates == 4
     assert resolve("ant", settings={"candidates": 2}).run_settings.candidates == 2
     for arguments in (("ant", "shac"), ("ant", "rpo", "paper")):
         assert resolve(*arguments).run_settings.candidates == 1
