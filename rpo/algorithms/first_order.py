@@ -65,6 +65,7 @@ class FirstOrderConfig(MethodConfig):
         actor_learning_rate: at the start.
         actor_learning_rate_final: at the end of the schedule.
         actor_learning_rate_schedule: "constant", "linear" or "exponential".
+        actor_learning_rate_hold: share of the run, below 1, before the schedule begins.
         critic_learning_rate: constant.
         betas: decay rates of AdamW's moments.
         weight_decay: of AdamW.
@@ -86,6 +87,7 @@ class FirstOrderConfig(MethodConfig):
     actor_learning_rate: float = 2e-3
     actor_learning_rate_final: float = 1e-5
     actor_learning_rate_schedule: Schedule = "linear"
+    actor_learning_rate_hold: float = 0.0
     critic_learning_rate: float = 5e-4
     betas: tuple[float, float] = (0.7, 0.95)
     weight_decay: float = 0.01
@@ -107,6 +109,10 @@ class FirstOrderConfig(MethodConfig):
             not_negative=("weight_decay",),
             fractions=("td_lambda",),
             betas=("betas",),
+        )
+        require(
+            0 <= self.actor_learning_rate_hold < 1,
+            f"actor_learning_rate_hold is {self.actor_learning_rate_hold}, must be in [0, 1)",
         )
         require(
             self.critic in CRITICS,
@@ -234,6 +240,7 @@ class FirstOrderAlgorithm(Algorithm):
             initial=config.actor_learning_rate,
             final=config.actor_learning_rate_final,
             total_iterations=config.total_iterations,
+            hold=config.actor_learning_rate_hold,
         )
         metrics = self._rollout_metrics(rollout)
         rollout, gradient_metrics = bound_action_gradients(

@@ -111,6 +111,7 @@ def learning_rate_at(
     initial: float,
     final: float,
     total_iterations: int,
+    hold: float = 0.0,
 ) -> Float[Array, ""]:
     """Learning rate of an iteration.
 
@@ -120,8 +121,10 @@ def learning_rate_at(
         initial: rate of iteration 0.
         final: rate that iteration `total_iterations` would have.
         total_iterations: length of the run.
+        hold: share of the run, below 1, in which the rate stays at `initial` before it changes.
     """
     fraction = jnp.minimum(iteration / max(total_iterations, 1), 1.0)
+    fraction = jnp.maximum(fraction - hold, 0.0) / (1.0 - hold)
     if schedule == "linear":
         return initial + (final - initial) * fraction
     if schedule == "exponential":
