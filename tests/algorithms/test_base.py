@@ -116,6 +116,23 @@ def test_learning_rate_schedules(schedule, expected):
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
+def test_a_rate_that_is_held_falls_later_and_as_far():
+    rates = [
+        learning_rate_at(
+            jnp.asarray(i),
+            schedule="linear",
+            initial=1.0,
+            final=0.2,
+            total_iterations=10,
+            hold=0.5,
+        )
+        for i in (0, 5, 6, 10, 15)
+    ]
+    np.testing.assert_allclose(rates, [1.0, 1.0, 0.84, 0.2, 0.2], rtol=1e-5)
+    with pytest.raises(ValueError, match="actor_learning_rate_hold is 1"):
+        algorithms.config_class("rpo")(actor_learning_rate_hold=1.0)
+
+
 def test_minibatches_hold_every_sample_once_a_pass_and_differ_between_passes():
     rows = np.asarray(shuffled_rows(jax.random.PRNGKey(0), jnp.arange(6), 8, 3))
     for one in rows:
