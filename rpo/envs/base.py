@@ -77,7 +77,8 @@ class Transition(eqx.Module):
             of `final_observation`.
         final_observation: of the state that the step led to, before any reset; zeros where
             that state was not finite.
-        info: further arrays with one entry per environment. Always holds `non_finite`.
+        info: further arrays with one entry per environment. Always holds `non_finite`; the others
+            are figures of the running episode, worth a metric when it ends.
     """
 
     observation: Float[Array, "envs observation"]
@@ -126,7 +127,8 @@ class EpisodicEnv(Env):
     - `initial_state(key)`: a random start of *one* environment,
     - `dynamics(state, action)`: the next state of a *batch*, differentiable,
     - `observe(state)` and `reward(state, action, next_state)` of a batch,
-    - `is_terminal(state)` of a batch, if episodes can end before the time limit.
+    - `is_terminal(state)` of a batch, if episodes can end before the time limit,
+    - `report(state)` of a batch, if an episode has figures beside its return.
 
     A state is any pytree of arrays. An environment whose next state is not finite, or beyond
     `STATE_BOUND`, is terminated with reward zero and restarted; the others do not notice.
@@ -153,6 +155,10 @@ class EpisodicEnv(Env):
     def is_terminal(self, state: PyTree) -> Bool[Array, " envs"]:
         """Whether an episode ends in this state; by default never."""
         return jnp.zeros(_batch_size(state), bool)
+
+    def report(self, state: PyTree) -> dict[str, Array]:
+        """Figures of a batch's running episodes (envs,), such as goals reached; by default none."""
+        return {}
 
     def reset(self, key: Array, num_envs: int) -> EnvState:
         """Starts `num_envs` episodes; environment i uses `fold_in(key, i)`."""
@@ -185,7 +191,7 @@ class EpisodicEnv(Env):
             terminated=terminated,
             truncated=truncated,
             final_observation=select(non_finite, jnp.zeros_like(observation), observation),
-            info={"non_finite": non_finite},
+            info={"non_finite": non_finite} | self.report(physics),
         )
 
     def _start(self, key: UInt32[Array, "envs 2"]) -> EnvState:

@@ -10,15 +10,17 @@ from typing import Any
 from rpo.envs.ant import Ant, AntSettings
 from rpo.envs.anymal import Anymal, AnymalSettings
 from rpo.envs.base import Env
+from rpo.envs.hand import Hand, HandSettings
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
-from rpo.envs.locomotion import LocomotionSettings
+from rpo.envs.settings import TaskSettings
 
-_TASKS: dict[str, tuple[Callable[[Any], Env], type[LocomotionSettings]]] = {
+_TASKS: dict[str, tuple[Callable[[Any], Env], type[TaskSettings]]] = {
     "hopper": (Hopper, HopperSettings),
     "ant": (Ant, AntSettings),
     "anymal": (Anymal, AnymalSettings),
     "humanoid": (Humanoid, HumanoidSettings),
+    "hand": (Hand, HandSettings),
 }
 
 
@@ -46,7 +48,7 @@ def make(task: str, **settings: Any) -> Env:
     return _TASKS[task][0](settings_type(**settings))
 
 
-def settings_class(task: str) -> type[LocomotionSettings]:
+def settings_class(task: str) -> type[TaskSettings]:
     """The frozen dataclass that holds every figure of a task.
 
     Raises:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rpo.physics.contact import NO_WRENCH, Wrench
+from rpo.physics.joints import take_rows
 from rpo.physics.kinematics import AT_REST, Components, Motion, Pose, add_motion, joint_motion
 from rpo.physics.model import JointType
 from rpo.physics.spatial import (
@@ -180,7 +181,7 @@ def _composite_inertias(groups: tuple[Group, ...], poses: list[Pose]) -> list[In
         turned = rotate_symmetric(pose.rotation, group.inertia)
         offset = point_mass_inertia(group.mass, c)
         own = tuple(add(a, b) for a, b in zip(turned, offset, strict=True))
-        result.append((group.mass, scale(group.mass, c), own))
+        result.append(_exchange(group, (group.mass, scale(group.mass, c), own)))
     for g in reversed(range(len(groups))):
         group = groups[g]
         if group.parent >= 0:
@@ -189,6 +190,24 @@ def _composite_inertias(groups: tuple[Group, ...], poses: list[Pose]) -> list[In
             summed = tuple(add(a, b) for a, b in zip(second, below[2], strict=True))
             result[group.parent] = (add(mass, below[0]), vadd(first, below[1]), summed)
     return result
+
+
+def _exchange(group: Group, inertia: Inertia) -> Inertia:
+    """Inertias in the order in which they enter the mass matrix (`Model.inertia_link`)."""
+    rows = group.inertia_rows
+    if rows is None:
+        return inertia
+
+    def take(value: Scalar) -> Scalar:
+        if np.ndim(value) == 0 or value.shape[0] == 1:
+            return value
+        if isinstance(value, np.ndarray):
+            return value[list(rows)]
+        return take_rows(value, rows)
+
+    mass, first, second = inertia
+    x, y, z = (take(component) for component in first)
+    return take(mass), (x, y, z), tuple(take(component) for component in second)
 
 
 def _sum_inertia(inertia: Inertia, group: Group) -> Inertia:

@@ -59,7 +59,11 @@ def joint_force(group: Group, q: Scalar, qd: Scalar, applied: Scalar) -> Scalar:
     force = sub(force, mul(group.stiffness, sub(q, group.spring_target)))
     below = _beyond(group.limit_lower, q, group)
     above = _beyond(neg(group.limit_upper), neg(q), group)
-    return sub(add(force, below), above)
+    force = sub(add(force, below), above)
+    if not np.any(group.limit_damping_beyond):
+        return force
+    outside = (sub(q, group.limit_lower) < 0) | (sub(group.limit_upper, q) < 0)
+    return sub(force, jnp.where(outside, mul(group.limit_damping_beyond, qd), 0.0))
 
 
 def _beyond(limit: Scalar, q: Scalar, group: Group) -> Scalar:

@@ -2,9 +2,9 @@
 
 What is taken over: the tree of bodies with free, slide and hinge joints (several per body too),
 masses and inertias, `armature`, `damping`, `stiffness`, `springref`, `range`, gravity, and the
-shapes that collide with the ground. Bodies without a joint are merged into the body they are fixed
-to. What the dynamics do not have is refused by name (`rpo.physics.unsupported`). Two things are the
-task's business and ignored here: motors with their effort limits, and contact between links.
+shapes that collide with the ground or with one another. Bodies without a joint are merged into the
+body they are fixed to. What the dynamics do not have is refused by name
+(`rpo.physics.unsupported`). Motors with their effort limits are the task's business and ignored.
 
 Contact with the ground is a spring-damper at fixed points: the centre of a sphere, the two ends of
 a capsule (both with the radius), the eight corners of a box. Its constants are not MuJoCo's, so
@@ -16,9 +16,11 @@ MJCF carries them as custom numbers, read by name (defaults: `ContactMaterial`, 
       <numeric name="friction_stiffness" data="1000"/>
       <numeric name="limit_stiffness" data="1000"/>
       <numeric name="limit_damping" data="10"/>
+      <numeric name="limit_damping_beyond" data="0"/>
     </custom>
 
-The friction coefficient is each geom's own `friction` (its first number).
+The friction coefficient is each geom's own `friction` (its first number). Contact of links with one
+another has numbers of its own, see `rpo.physics.mjcf_geoms`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ from rpo.physics.inertia import (
     reference_mass_properties,
     rotation_matrix,
 )
-from rpo.physics.model import Floats, JointType, Model
+from rpo.physics.geoms import Floats
+from rpo.physics.mjcf_geoms import PairMaterial, read_geoms
+from rpo.physics.model import JointType, Model
 from rpo.physics.unsupported import (
     collides_with_ground,
     friendly_name,
@@ -71,11 +75,12 @@ class ContactMaterial:
 class LimitSpring:
     """Spring and damper of the joint limits (N m/rad and N m s/rad, or N/m and N s/m for slides).
 
-    The spring acts beyond the joint's range, the damper always.
+    The spring acts beyond the joint's range, the damper always, or beyond it only.
     """
 
     limit_stiffness: float = 1.0e3
     limit_damping: float = 10.0
+    limit_damping_beyond: float = 0.0
 
 
 def load_mjcf(
@@ -102,8 +107,7 @@ def load_mjcf(
     model = _attempt(label, spec.compile)
     try:
         refuse_unsupported(model)
-        defaults = dataclasses.asdict(ContactMaterial()) | dataclasses.asdict(LimitSpring())
-        return _convert(model, inertia, read_numbers(model, defaults), name or spec.modelname)
+        return _convert(model, inertia, read_numbers(model, _numbers()), name or spec.modelname)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
 
@@ -114,6 +118,7 @@ def load_urdf(
     floating_base: bool,
     contact: ContactMaterial | None = None,
     limit: LimitSpring | None = None,
+    pairs: PairMaterial | None = None,
     friction_coefficient: float = 1.0,
     name: str | None = None,
 ) -> Model:
@@ -125,7 +130,8 @@ def load_urdf(
             its shapes cannot touch anything.
         contact: constants of the ground contact.
         limit: constants of the joint limits.
-        friction_coefficient: Coulomb coefficient of every contact point.
+        pairs: constants of the contact between links.
+        friction_coefficient: Coulomb coefficient of every contact.
         name: what to call the model; by default the robot's name in the description.
 
     Returns:
@@ -146,11 +152,18 @@ def load_urdf(
     model.geom_friction[:, 0] = friction_coefficient
     try:
         refuse_unsupported(model)
-        numbers = dataclasses.asdict(contact or ContactMaterial())
-        numbers |= dataclasses.asdict(limit or LimitSpring())
+        numbers = _numbers(contact, limit, pairs)
         return _convert(model, "physical", numbers, name or spec.modelname)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
+
+
+def _numbers(*given: ContactMaterial | LimitSpring | PairMaterial | None) -> dict[str, float]:
+    """All constants by name: defaults, and what is given instead."""
+    numbers: dict[str, float] = {}
+    for part in (ContactMaterial(), LimitSpring(), PairMaterial(), *given):
+        numbers |= dataclasses.asdict(part) if part is not None else {}
+    return numbers
 
 
 def _parse(source: Source) -> tuple[str, Any]:
@@ -216,6 +229,13 @@ class _Tree:
         parent = self.pose[int(self.model.body_parentid[body])]
         return parent.then(self.model.body_pos[body], self.model.body_quat[body])
 
+    def place_geom(self, geom: int) -> tuple[int, Floats, Floats]:
+        """Link of a shape (-1: the world), its position and quaternion in the link frame."""
+        body = int(self.model.geom_bodyid[geom])
+        moving = int(self.model.body_weldid[body])
+        pose = self.pose[body].then(self.model.geom_pos[geom], self.model.geom_quat[geom])
+        return self.last_link[moving], pose.position - self.origin[moving], pose.quaternion
+
 
 def _convert(
     model: mujoco.MjModel, inertia: InertiaRule, numbers: dict[str, float], name: str
@@ -240,6 +260,7 @@ def _convert(
         joint_names=tuple(columns.pop("joint_name")),
         joint_type=tuple(columns.pop("joint_type")),
         gravity=_gravity(model),
+        geoms=read_geoms(model, numbers, tree.place_geom),
         **{field: np.array(values) for field, values in columns.items()},
         **_degrees_of_freedom(model, numbers),
         **_contact_points(tree, numbers),
@@ -337,6 +358,7 @@ def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dic
         "limit_upper": np.where(limited, model.jnt_range[joint, 1], np.inf),
         "limit_stiffness": np.where(free, 0.0, numbers["limit_stiffness"]),
         "limit_damping": np.where(free, 0.0, numbers["limit_damping"]),
+        "limit_damping_beyond": np.where(free, 0.0, numbers["limit_damping_beyond"]),
     }
 
 
@@ -352,15 +374,13 @@ def _contact_points(tree: _Tree, numbers: dict[str, float]) -> dict[str, Any]:
     radius: list[float] = []
     friction: list[float] = []
     for geom in range(model.ngeom):
-        body = int(model.geom_bodyid[geom])
-        moving = int(model.body_weldid[body])
-        if moving == 0 or not collides_with_ground(model, geom):
+        geom_link, center, quaternion = tree.place_geom(geom)
+        if geom_link < 0 or not collides_with_ground(model, geom):
             continue
-        pose = tree.pose[body].then(model.geom_pos[geom], model.geom_quat[geom])
         offsets, geom_radius = _shape_points(model, geom)
         for offset in offsets:
-            link.append(tree.last_link[moving])
-            position.append(pose.position + pose.rotation @ offset - tree.origin[moving])
+            link.append(geom_link)
+            position.append(center + rotation_matrix(quaternion) @ offset)
             radius.append(geom_radius)
             friction.append(float(model.geom_friction[geom, 0]))
     count = len(link)

@@ -11,10 +11,8 @@ import enum
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from rpo.physics.geoms import NO_GEOMS, Floats, Geoms, Ints
 
 
 class JointType(enum.IntEnum):
@@ -66,12 +64,16 @@ class Model:
         limit_lower, limit_upper: joint range, infinite where there is none (nv,).
         limit_stiffness: spring force per displacement beyond the range (nv,).
         limit_damping: damping that belongs to the limit but always acts (nv,).
+        limit_damping_beyond: damping that acts beyond the range only, at once in full (nv,).
         contact_link: link of each contact point (K,).
         contact_position: in the link frame (K, 3).
         contact_radius: distance subtracted along the ground normal (K,).
         contact_stiffness, contact_damping: normal force per depth, and per depth and velocity (K,).
         friction_stiffness, friction_coefficient: tangential force per velocity, Coulomb bound (K,).
         gravity: acceleration (3,).
+        geoms: shapes of links that may touch one another, with their pairs.
+        inertia_link: for each link the one whose inertia, where that one is, enters the mass matrix
+            in its stead (L,); None for its own, as it should be.
 
     Raises:
         ValueError: if shapes disagree, an index is out of order or a figure is not finite.
@@ -96,6 +98,7 @@ class Model:
     limit_upper: Floats
     limit_stiffness: Floats
     limit_damping: Floats
+    limit_damping_beyond: Floats
     contact_link: Ints
     contact_position: Floats
     contact_radius: Floats
@@ -104,6 +107,8 @@ class Model:
     friction_stiffness: Floats
     friction_coefficient: Floats
     gravity: Floats
+    geoms: Geoms = NO_GEOMS
+    inertia_link: Ints | None = None
 
     def __post_init__(self) -> None:
         links, dofs, points = len(self.joint_type), self.nv, len(self.contact_link)
@@ -126,6 +131,7 @@ class Model:
             if not field.startswith("limit_") and not np.isfinite(value).all():
                 raise ValueError(f"{self.name}: {field} holds a non-finite number")
         self._check_tree()
+        self._check_references()
 
     def _check_tree(self) -> None:
         for link, (parent, kind) in enumerate(zip(self.parent, self.joint_type, strict=True)):
@@ -136,6 +142,13 @@ class Model:
                 raise ValueError(f"{label} has a free joint but is not attached to the world")
             if kind is not JointType.FREE and abs(np.linalg.norm(self.joint_axis[link]) - 1) > 1e-6:
                 raise ValueError(f"{label} needs a joint axis of unit length")
+
+    def _check_references(self) -> None:
+        links = self.num_links
+        if ((self.geoms.link < -1) | (self.geoms.link >= links)).any():
+            raise ValueError(f"{self.name}: a geom belongs to a link that does not exist")
+        if self.inertia_link is not None and sorted(self.inertia_link) != list(range(links)):
+            raise ValueError(f"{self.name}: inertia_link must name every link once")
 
     @property
     def num_links(self) -> int:
@@ -172,6 +185,7 @@ DOF_FIELDS = (
     "limit_upper",
     "limit_stiffness",
     "limit_damping",
+    "limit_damping_beyond",
 )
 CONTACT_FIELDS = (
     "contact_link",

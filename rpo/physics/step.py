@@ -13,6 +13,7 @@ from rpo.physics import dynamics, joints, kinematics
 from rpo.physics.contact import Wrench, ground_wrench
 from rpo.physics.kinematics import Components
 from rpo.physics.model import JointType, Model
+from rpo.physics.pairs import SAVED, pair_wrenches
 from rpo.physics.spatial import Scalar, Vector, add, cross, is_constant, sub, vadd, vsub
 from rpo.physics.topology import Group, groups_of
 
@@ -131,7 +132,10 @@ def _make_interval(
             ]
             return ([q for q, _ in moved], [v for _, v in moved]), None
 
-        state, _ = lax.scan(jax.checkpoint(substep), state, length=settings.mass_matrix_interval)
+        # Contact between links is searched for once; the rest is cheaper recomputed than kept.
+        kept = jax.checkpoint_policies.save_only_these_names(SAVED)
+        checkpointed = jax.checkpoint(substep, policy=kept)
+        state, _ = lax.scan(checkpointed, state, length=settings.mass_matrix_interval)
         return state
 
     return interval
@@ -165,10 +169,12 @@ def _generalised_forces(
     moving = kinematics.link_velocities(groups, subspaces, velocities)
     gravity: Vector = tuple(float(g) for g in model.gravity)  # type: ignore[assignment]
     wrenches = dynamics.bias_wrenches(groups, poses, subspaces, velocities, moving, gravity)
+    between = pair_wrenches(model, groups, poses, moving, origins)
     for g, group in enumerate(groups):
         ground = ground_wrench(group, poses[g], moving[g], origins[g][2])
-        bias = wrenches[g]
-        wrenches[g] = Wrench(vsub(bias.angular, ground.angular), vsub(bias.linear, ground.linear))
+        for contact in (ground, between[g]):
+            angular = vsub(wrenches[g].angular, contact.angular)
+            wrenches[g] = Wrench(angular, vsub(wrenches[g].linear, contact.linear))
     needed = dynamics.project_wrenches(groups, subspaces, wrenches)
     tau: dynamics.Forces = {}
     for g, group in enumerate(groups):

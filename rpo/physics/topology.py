@@ -17,7 +17,8 @@ from rpo.physics.model import Floats, JointType, Model
 from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant
 
 Signature = tuple[Any, ...]
-"""Kind of joint, whether there is mass, number of contact points, signatures of the children."""
+"""Kind of joint, whether there is mass, number of contact points and of shapes that touch other
+shapes, signatures of the children."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Group:
         offset: link origin in the parent frame; `turn`: link axes in the parent frame at zero.
         coordinates, velocities: rows of q and qd of each component of the joint, by link.
         contacts: one entry per set of points that is computed as one array.
+        inertia_rows: for each link the one of the group whose inertia enters the mass matrix; None
+            for its own.
     """
 
     links: tuple[int, ...]
@@ -69,9 +72,11 @@ class Group:
     limit_lower: Scalar
     limit_upper: Scalar
     limit_stiffness: Scalar
+    limit_damping_beyond: Scalar
     coordinates: tuple[tuple[int, ...], ...]
     velocities: tuple[tuple[int, ...], ...]
     contacts: tuple[ContactPoints, ...]
+    inertia_rows: tuple[int, ...] | None
 
     @property
     def size(self) -> int:
@@ -146,8 +151,10 @@ def _signatures(model: Model) -> list[Signature]:
     for link in reversed(range(model.num_links)):
         children = sorted(signatures[c] for c in range(model.num_links) if model.parent[c] == link)
         points = int((model.contact_link == link).sum())
+        shapes = int((model.geoms.link[np.unique(model.geoms.pairs)] == link).sum())
         massive = bool(model.mass[link] > 0)
-        signatures[link] = (int(model.joint_type[link]), massive, points, tuple(children))
+        kind = int(model.joint_type[link])
+        signatures[link] = (kind, massive, points, shapes, tuple(children))
     return signatures
 
 
@@ -216,10 +223,21 @@ def _group(
         limit_lower=constant(model.limit_lower[rows]),
         limit_upper=constant(model.limit_upper[rows]),
         limit_stiffness=constant(model.limit_stiffness[rows]),
+        limit_damping_beyond=constant(model.limit_damping_beyond[rows]),
         coordinates=q,
         velocities=v,
         contacts=_contacts(model, frames, links),
+        inertia_rows=_inertia_rows(model, links),
     )
+
+
+def _inertia_rows(model: Model, links: tuple[int, ...]) -> tuple[int, ...] | None:
+    if model.inertia_link is None:
+        return None
+    sources = [int(model.inertia_link[link]) for link in links]
+    if set(sources) != set(links):
+        raise ValueError(f"{model.name}: inertia_link can only exchange links that hang alike")
+    return None if sources == list(links) else tuple(links.index(link) for link in sources)
 
 
 def _contacts(

@@ -12,8 +12,8 @@ import mujoco
 import numpy as np
 
 _GEOM = mujoco.mjtGeom
-_COLLIDERS = (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_BOX)
-_NUMBER_PREFIXES = ("contact_", "friction_", "limit_")
+COLLIDERS = (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_BOX)
+_NUMBER_PREFIXES = ("contact_", "friction_", "limit_", "pair_")
 
 
 def refuse_unsupported(model: mujoco.MjModel) -> None:
@@ -33,6 +33,12 @@ def friendly_name(model: mujoco.MjModel, kind: str, index: int) -> str:
     """Name of an element, or a stand-in like `body_3` where it has none."""
     object_type = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
     return mujoco.mj_id2name(model, object_type, index) or f"{kind}_{index}"
+
+
+def geom_label(model: mujoco.MjModel, geom: int) -> str:
+    """What to call a shape in a message."""
+    body = friendly_name(model, "body", int(model.geom_bodyid[geom]))
+    return f"geom {friendly_name(model, 'geom', geom)!r} of body {body!r}"
 
 
 def collides_with_ground(model: mujoco.MjModel, geom: int) -> bool:
@@ -105,7 +111,7 @@ def _whole_elements(model: mujoco.MjModel) -> Iterator[str]:
         yield f"equality constraint {name!r} ({kind}) is not supported"
     for pair in range(model.npair):
         name = friendly_name(model, "pair", pair)
-        yield f"contact pair {name!r} is not supported: contact is between links and ground only"
+        yield f"contact pair {name!r} is not supported: use contype and conaffinity"
 
 
 def _options(model: mujoco.MjModel) -> Iterator[str]:
@@ -169,8 +175,7 @@ def _actuators(model: mujoco.MjModel) -> Iterator[str]:
 def _geom(model: mujoco.MjModel, geom: int) -> Iterator[str]:
     body = int(model.geom_bodyid[geom])
     kind = int(model.geom_type[geom])
-    body_name = friendly_name(model, "body", body)
-    label = f"geom {friendly_name(model, 'geom', geom)!r} of body {body_name!r}"
+    label = geom_label(model, geom)
     can_collide = model.geom_contype[geom] != 0 or model.geom_conaffinity[geom] != 0
     if not can_collide or model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT:
         return
@@ -181,8 +186,6 @@ def _geom(model: mujoco.MjModel, geom: int) -> Iterator[str]:
         level = np.abs(normal - [0.0, 0.0, 1.0]).max() < 1e-9 and model.geom_pos[geom, 2] == 0.0
         if body != 0 or not level:
             yield f"{label}: the ground must be the plane z = 0 of the world; {remedy}"
-    elif model.body_weldid[body] == 0:
-        yield f"{label}: the only obstacle fixed to the world can be the plane z = 0; {remedy}"
-    elif kind not in _COLLIDERS and collides_with_ground(model, geom):
+    elif model.body_weldid[body] != 0 and kind not in COLLIDERS and collides_with_ground(model, geom):
         name = _GEOM(kind).name.removeprefix("mjGEOM_").lower()
         yield f"{label}: a {name} cannot touch the ground (use spheres, capsules, boxes); {remedy}"

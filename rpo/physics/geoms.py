@@ -1,0 +1,107 @@
+"""Shapes of links that touch one another, as static constants.
+
+Every shape is a box with rounded edges: a sphere has no extent, a capsule extends along its z axis
+only, a box has no radius. One code serves all of them (`rpo.physics.pairs`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Geoms:
+    """`G` shapes on links or fixed to the world, and the `n` pairs of them that may touch.
+
+    Args:
+        names: what to call each shape (G).
+        link: link of each shape, -1 for the world (G,).
+        position: of its centre in the link frame, m (G, 3).
+        quaternion: its orientation in the link frame, w x y z (G, 4).
+        half_extents: of the box, m; zero where the shape is thin (G, 3).
+        radius: by which the box is rounded, m (G,).
+        stiffness: normal force per depth, N/m (G,). A pair has the mean of its two shapes' figures,
+            here and below.
+        damping: normal force per closing speed, N s/m (G,).
+        friction_stiffness: friction force per sliding speed below the Coulomb bound, N s/m (G,).
+        friction_coefficient: Coulomb bound over the normal force (G,).
+        pairs: indices of two shapes (n, 2).
+        attract_inside: whether the centre of a sphere that is inside a box is pulled further in, as
+            in the published hand, instead of pushed out through the nearest face.
+
+    Raises:
+        ValueError: in one line, if shapes disagree, a figure is not finite or negative, a shape has
+            no size, or a pair names one shape twice, a shape that does not exist, or shapes of the
+            same link.
+    """
+
+    names: tuple[str, ...]
+    link: Ints
+    position: Floats
+    quaternion: Floats
+    half_extents: Floats
+    radius: Floats
+    stiffness: Floats
+    damping: Floats
+    friction_stiffness: Floats
+    friction_coefficient: Floats
+    pairs: Ints
+    attract_inside: bool = False
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
+        shapes |= {"half_extents": (count, 3), "pairs": (len(self.pairs), 2)}
+        shapes |= dict.fromkeys(("radius", *MATERIAL), (count,))
+        for field, shape in shapes.items():
+            value = getattr(self, field)
+            if value.shape != shape:
+                raise ValueError(f"geoms: {field} has shape {value.shape}, expected {shape}")
+            if not np.isfinite(value).all():
+                raise ValueError(f"geoms: {field} holds a non-finite number")
+        for field in ("half_extents", "radius", *MATERIAL):
+            if (getattr(self, field) < 0).any():
+                raise ValueError(f"geoms: {field} holds a negative number")
+        for name, extents, radius in zip(self.names, self.half_extents, self.radius, strict=True):
+            if not (extents.any() or radius):
+                raise ValueError(f"geom {name!r} has no size")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        for a, b in self.pairs:
+            if not (0 <= a < len(self.names) and 0 <= b < len(self.names)):
+                raise ValueError(f"geoms: pair ({a}, {b}) names a shape that does not exist")
+            if self.link[a] == self.link[b]:
+                raise ValueError(
+                    f"geoms {self.names[a]!r} and {self.names[b]!r} belong to the same link"
+                )
+
+    @property
+    def is_box(self) -> NDArray[np.bool_]:
+        """Whether a shape extends in all three directions (G,)."""
+        box: NDArray[np.bool_] = (self.half_extents > 0).all(axis=1)
+        return box
+
+
+MATERIAL = ("stiffness", "damping", "friction_stiffness", "friction_coefficient")
+
+NO_GEOMS = Geoms(
+    names=(),
+    link=np.zeros(0, np.int64),
+    position=np.zeros((0, 3)),
+    quaternion=np.zeros((0, 4)),
+    half_extents=np.zeros((0, 3)),
+    radius=np.zeros(0),
+    stiffness=np.zeros(0),
+    damping=np.zeros(0),
+    friction_stiffness=np.zeros(0),
+    friction_coefficient=np.zeros(0),
+    pairs=np.zeros((0, 2), np.int64),
+)
+"""Links that do not touch one another."""

@@ -1,0 +1,149 @@
+"""Shapes of a compiled description that may touch one another, and which pairs of them.
+
+As in MuJoCo, two shapes may touch if the masks of one meet those of the other (`contype` with
+`conaffinity`), unless their bodies are the same or welded together, parent and child (a parent that
+is fixed to the world counts as no parent), or named in an `<exclude>`. Figures of a contact are the
+custom numbers `pair_stiffness`, `pair_damping` and `pair_friction_stiffness` (`PairMaterial`) and
+each shape's own `friction`, of which a pair has the mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable
+
+import mujoco
+import numpy as np
+
+from rpo.physics.geoms import NO_GEOMS, Floats, Geoms
+from rpo.physics.unsupported import COLLIDERS, friendly_name, geom_label
+
+_PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
+
+PlaceGeom = Callable[[int], tuple[int, Floats, Floats]]
+"""Link of a shape (-1: the world), its position and quaternion in the link frame."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairMaterial:
+    """Constants of the contact between links that a description does not carry itself.
+
+    Args:
+        pair_stiffness: normal force per depth (N/m).
+        pair_damping: normal force per closing speed (N s/m).
+        pair_friction_stiffness: friction force per sliding speed below the Coulomb bound (N s/m).
+    """
+
+    pair_stiffness: float = 1.0e4
+    pair_damping: float = 1.0e2
+    pair_friction_stiffness: float = 1.0e2
+
+
+def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeom) -> Geoms:
+    """Shapes and pairs of a compiled description.
+
+    Args:
+        model: MuJoCo's compiled model.
+        numbers: values of `PairMaterial`'s fields.
+        place: where a shape is.
+
+    Returns:
+        the shapes that are part of a pair, and the pairs.
+
+    Raises:
+        ValueError: in one line, if a shape of a pair is of a kind that cannot touch a link.
+    """
+    pairs = list(_pairs(model))
+    used = sorted({geom for pair in pairs for geom in pair})
+    if not used:
+        return NO_GEOMS
+    for geom in used:
+        if int(model.geom_type[geom]) not in COLLIDERS:
+            kind = mujoco.mjtGeom(model.geom_type[geom]).name.removeprefix("mjGEOM_").lower()
+            raise ValueError(
+                f"{geom_label(model, geom)}: a {kind} cannot touch another link (use spheres, "
+                "capsules, boxes); set contype and conaffinity to 0 if it is only seen"
+            )
+    places = [place(geom) for geom in used]
+    extents, radius = zip(*(_rounded_box(model, geom) for geom in used), strict=True)
+    count = len(used)
+    geoms = Geoms(
+        names=tuple(friendly_name(model, "geom", geom) for geom in used),
+        link=np.array([link for link, _, _ in places], np.int64),
+        position=np.array([position for _, position, _ in places]),
+        quaternion=np.array([quaternion for _, _, quaternion in places]),
+        half_extents=np.array(extents),
+        radius=np.array(radius),
+        stiffness=np.full(count, numbers["pair_stiffness"]),
+        damping=np.full(count, numbers["pair_damping"]),
+        friction_stiffness=np.full(count, numbers["pair_friction_stiffness"]),
+        friction_coefficient=model.geom_friction[used, 0].astype(np.float64),
+        pairs=np.array([[used.index(geom) for geom in pair] for pair in pairs], np.int64),
+    )
+    _warn_of_overlaps(model, pairs)
+    return geoms
+
+
+def _pairs(model: mujoco.MjModel) -> list[tuple[int, int]]:
+    if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT:
+        return []
+    weld = model.body_weldid
+    excluded = {tuple(divmod(int(signature), 1 << 16)) for signature in model.exclude_signature}
+    masked = []
+    for a, b in itertools.combinations(range(model.ngeom), 2):
+        if _PLANE in (int(model.geom_type[a]), int(model.geom_type[b])):
+            continue
+        touching = (model.geom_contype[a] & model.geom_conaffinity[b]) | (
+            model.geom_contype[b] & model.geom_conaffinity[a]
+        )
+        bodies = int(model.geom_bodyid[a]), int(model.geom_bodyid[b])
+        if touching and not _related(model, *(int(weld[body]) for body in bodies)):
+            masked.append((a, b, bodies))
+    pairs = [(a, b) for a, b, bodies in masked if not {bodies, bodies[::-1]} & excluded]
+    if masked and not pairs:
+        warnings.warn(
+            "the description excludes every pair of shapes that could touch: no contact between "
+            "links is left",
+            stacklevel=5,
+        )
+    return pairs
+
+
+def _related(model: mujoco.MjModel, a: int, b: int) -> bool:
+    """Whether two moving bodies (or the world) are the same, or parent and child."""
+    if a == b:
+        return True
+    parents = [int(model.body_weldid[model.body_parentid[body]]) for body in (a, b)]
+    parent_filter = not model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_FILTERPARENT
+    return parent_filter and a != 0 and b != 0 and (a == parents[1] or b == parents[0])
+
+
+def _rounded_box(model: mujoco.MjModel, geom: int) -> tuple[Floats, float]:
+    size = model.geom_size[geom]
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_SPHERE:
+        return np.zeros(3), float(size[0])
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE:
+        return np.array([0.0, 0.0, size[1]]), float(size[0])
+    return size.copy(), 0.0
+
+
+def _warn_of_overlaps(model: mujoco.MjModel, pairs: list[tuple[int, int]]) -> None:
+    """Name shapes so deep in one another at the start that no direction leads out of them."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    for a, b in pairs:
+        for one, other in ((a, b), (b, a)):
+            axes = data.geom_xmat[other].reshape(3, 3)
+            offset = np.abs(axes.T @ (data.geom_xpos[one] - data.geom_xpos[other]))
+            extents, radius = _rounded_box(model, other)
+            if np.linalg.norm(np.maximum(offset - extents, 0.0)) < radius or (
+                extents.all() and (offset < extents).all()
+            ):
+                warnings.warn(
+                    f"{geom_label(model, one)} has its centre inside {geom_label(model, other)} at "
+                    "the start: exclude their bodies from contact, or move them apart",
+                    stacklevel=5,
+                )
+                break
