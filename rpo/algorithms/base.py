@@ -68,6 +68,10 @@ class Environments(eqx.Module):
             "non_finite": transition.info["non_finite"],
             "episode_return": episode_return,
             "episode_length": episode_length,
+            "report": {
+                name: transition.info[name].astype(episode_return.dtype)
+                for name in env.report_names
+            },
         }
 
 
@@ -78,25 +82,28 @@ class FinishedEpisodes(eqx.Module):
         returns: undiscounted returns.
         lengths: numbers of steps.
         count: episodes finished since the start of the run; entry i % window is the i-th one.
+        reports: what the task reports of an episode, by name (`Env.report_names`).
     """
 
     returns: Float[Array, " window"]
     lengths: Float[Array, " window"]
     count: Int[Array, ""]
+    reports: dict[str, Float[Array, " window"]]
 
     def add(
         self,
         ended: Bool[Array, "steps envs"],
         returns: Float[Array, "steps envs"],
         lengths: Int[Array, "steps envs"],
+        reports: dict[str, Float[Array, "steps envs"]],
         axis: str | None,
     ) -> FinishedEpisodes:
         """Appends the episodes that ended, in the order of time, then of environments.
 
         Those without a finite return, which were not seen from their start, are left out.
         """
-        ended, returns, lengths = (
-            gather_environments(x, axis).ravel() for x in (ended, returns, lengths)
+        ended, returns, lengths, reports = jax.tree.map(
+            lambda x: gather_environments(x, axis).ravel(), (ended, returns, lengths, reports)
         )
         window = self.returns.shape[0]
         ended = ended & jnp.isfinite(returns)
@@ -109,23 +116,27 @@ class FinishedEpisodes(eqx.Module):
         age = (count - 1 - jnp.arange(window)) % window
         chosen = latest[jnp.minimum(age, latest.size - 1)]
         new = age < jnp.minimum(added, latest.size)
+
+        def enter(values: Array, old: Array) -> Array:
+            return jnp.where(new, values[chosen].astype(old.dtype), old)
+
         return FinishedEpisodes(
-            returns=jnp.where(new, returns[chosen], self.returns),
-            lengths=jnp.where(new, lengths[chosen].astype(self.lengths.dtype), self.lengths),
+            returns=enter(returns, self.returns),
+            lengths=enter(lengths, self.lengths),
             count=count,
+            reports=jax.tree.map(enter, reports, self.reports),
         )
 
     def metrics(self) -> Metrics:
-        """`episode_return` and `episode_length`, NaN before the first episode has finished."""
+        """`episode_return`, `episode_length` and what the task reports, means over the window, NaN
+        before the first episode has finished."""
         window = self.returns.shape[0]
         filled = jnp.minimum(self.count, window)
         mask = jnp.arange(window) < filled
         scale = jnp.where(filled > 0, 1.0 / jnp.maximum(filled, 1), jnp.nan)
-        return {
-            "episode_return": jnp.sum(jnp.where(mask, self.returns, 0)) * scale,
-            "episode_length": jnp.sum(jnp.where(mask, self.lengths, 0)) * scale,
-            "episodes_finished": self.count.astype(self.returns.dtype),
-        }
+        figures = {"episode_return": self.returns, "episode_length": self.lengths} | self.reports
+        means = {name: jnp.sum(jnp.where(mask, x, 0)) * scale for name, x in figures.items()}
+        return means | {"episodes_finished": self.count.astype(self.returns.dtype)}
 
 
 class TrainState(eqx.Module):
@@ -243,13 +254,14 @@ def start_environments(
     )
 
 
-def no_episodes() -> FinishedEpisodes:
-    """An empty buffer."""
+def no_episodes(env: Env) -> FinishedEpisodes:
+    """An empty buffer for a task's episodes."""
     dtype = jax.dtypes.canonicalize_dtype(float)
     return FinishedEpisodes(
         returns=jnp.zeros(EPISODE_WINDOW, dtype),
         lengths=jnp.zeros(EPISODE_WINDOW, dtype),
         count=jnp.zeros((), jnp.int32),
+        reports={name: jnp.zeros(EPISODE_WINDOW, dtype) for name in env.report_names},
     )
 
 

@@ -34,6 +34,7 @@ class Experience(eqx.Module):
         non_finite: the environment diverged and was reset.
         episode_return: of the current episode up to and including this step.
         episode_length: the same in steps.
+        report: what the task reports of the current episode, by name.
     """
 
     observation: Float[Array, "steps envs observation"]
@@ -45,6 +46,7 @@ class Experience(eqx.Module):
     non_finite: Bool[Array, "steps envs"]
     episode_return: Float[Array, "steps envs"]
     episode_length: Int[Array, "steps envs"]
+    report: dict[str, Float[Array, "steps envs"]]
 
     @property
     def ended(self) -> Bool[Array, "steps envs"]:
@@ -90,7 +92,11 @@ def end_iteration(
         state,
         normalizer=update_normalizer(state.normalizer, experience.observation, axis),
         episodes=state.episodes.add(
-            experience.ended, experience.episode_return, experience.episode_length, axis
+            experience.ended,
+            experience.episode_return,
+            experience.episode_length,
+            experience.report,
+            axis,
         ),
         iteration=state.iteration + 1,
     )

@@ -220,7 +220,7 @@ class FirstOrderAlgorithm(Algorithm):
             actor_optimizer=self.optimizer.init(policy),
             critic_optimizer=self.optimizer.init(critics.networks),
             normalizer=new_normalizer(spec.observation_size),
-            episodes=no_episodes(),
+            episodes=no_episodes(env),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
             method=self.initial_method_state(),
@@ -263,7 +263,7 @@ class FirstOrderAlgorithm(Algorithm):
             critic_optimizer=critic_optimizer,
             normalizer=update_normalizer(state.normalizer, segment.observation, self.axis),
             episodes=state.episodes.add(
-                ended, segment.episode_return, segment.episode_length, self.axis
+                ended, segment.episode_return, segment.episode_length, segment.report, self.axis
             ),
             iteration=state.iteration + 1,
         )

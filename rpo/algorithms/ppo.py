@@ -240,7 +240,7 @@ class PPO(Algorithm):
             actor_optimizer=self.optimizer.init(Networks(policy, critics)),
             critic_optimizer=self.optimizer.init(()),
             normalizer=new_normalizer(spec.observation_size),
-            episodes=no_episodes(),
+            episodes=no_episodes(env),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
             method=PPOState(new_normalizer(1), jnp.asarray(config.learning_rate, dtype)),

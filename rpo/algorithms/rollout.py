@@ -39,6 +39,7 @@ class Segment(eqx.Module):
         non_finite: the environment diverged and was reset.
         episode_return: of the current episode up to and including this step.
         episode_length: the same in steps.
+        report: what the task reports of the current episode, by name.
     """
 
     observation: Float[Array, "steps envs observation"]
@@ -53,6 +54,7 @@ class Segment(eqx.Module):
     non_finite: Bool[Array, "steps envs"]
     episode_return: Float[Array, "steps envs"]
     episode_length: Int[Array, "steps envs"]
+    report: dict[str, Float[Array, "steps envs"]]
 
 
 Objective = Callable[[Segment], tuple[Float[Array, " envs"], PyTree]]

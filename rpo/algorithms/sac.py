@@ -207,7 +207,7 @@ class SAC(Algorithm):
             actor_optimizer=self.optimizer.init(policy),
             critic_optimizer=self.optimizer.init(critics),
             normalizer=new_normalizer(spec.observation_size),
-            episodes=no_episodes(),
+            episodes=no_episodes(env),
             key=run_key,
             iteration=jnp.zeros((), jnp.int32),
             method=SACState(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -77,8 +77,8 @@ class Transition(eqx.Module):
             of `final_observation`.
         final_observation: of the state that the step led to, before any reset; zeros where
             that state was not finite.
-        info: further arrays with one entry per environment. Always holds `non_finite`; the others
-            are figures of the running episode, worth a metric when it ends.
+        info: further arrays with one entry per environment. Always holds `non_finite`, and the
+            environment's `report_names`.
     """
 
     observation: Float[Array, "envs observation"]
@@ -98,6 +98,9 @@ class Env(eqx.Module):
     """
 
     spec: eqx.AbstractVar[EnvSpec]
+    report_names: ClassVar[tuple[str, ...]] = ()
+    """Entries of `Transition.info` that are figures of the running episode, worth a metric when it
+    ends: their mean over the latest finished episodes is logged under the same names."""
 
     @abc.abstractmethod
     def reset(self, key: Array, num_envs: int) -> EnvState:
@@ -128,7 +131,7 @@ class EpisodicEnv(Env):
     - `dynamics(state, action)`: the next state of a *batch*, differentiable,
     - `observe(state)` and `reward(state, action, next_state)` of a batch,
     - `is_terminal(state)` of a batch, if episodes can end before the time limit,
-    - `report(state)` of a batch, if an episode has figures beside its return.
+    - `report(state)` of a batch and `report_names`, if an episode has figures beside its return.
 
     A state is any pytree of arrays. An environment whose next state is not finite, or beyond
     `STATE_BOUND`, is terminated with reward zero and restarted; the others do not notice.
@@ -157,7 +160,7 @@ class EpisodicEnv(Env):
         return jnp.zeros(_batch_size(state), bool)
 
     def report(self, state: PyTree) -> dict[str, Array]:
-        """Figures of a batch's running episodes (envs,), such as goals reached; by default none."""
+        """Figures of a batch's running episodes (envs,) by `report_names`; by default none."""
         return {}
 
     def reset(self, key: Array, num_envs: int) -> EnvState:

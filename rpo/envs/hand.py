@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from importlib import resources
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -126,6 +127,7 @@ class Hand(EpisodicEnv):
     | reward | -10 distance + 1 / (angle + 0.1) - 0.0002 sum a^2; half of 250 at a goal, then a new goal |
     """  # noqa: E501
 
+    report_names: ClassVar[tuple[str, ...]] = ("goals_reached",)
     spec: EnvSpec = eqx.field(static=True)
     settings: HandSettings = eqx.field(static=True)
     model: Model = eqx.field(static=True)

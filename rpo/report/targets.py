@@ -378,7 +378,7 @@ BUDGETS: dict[str, Budget] = {
         seeds=12,
         episodes=128,
         steps={  # as far as the paper's training curves go
-            "hand": 6_000_000,
+            "hand": 4_100_000,
             "hopper": 20_000_000,
             "ant": 8_000_000,
             "humanoid": 10_000_000,

@@ -91,6 +91,13 @@ _PAPER_TASK: dict[str, Settings] = {  # Table 3, and the budgets of the training
     "ant": {"num_envs": 128, "total_steps": 8_000_000},
     "anymal": {"num_envs": 128, "total_steps": 10_000_000},
     "humanoid": {"num_envs": 64, "total_steps": 10_000_000},
+    # Networks and budget of the simulator's authors, whose settings the paper takes over.
+    "hand": {
+        "num_envs": 64,
+        "total_steps": 4_100_000,
+        "actor_hidden_sizes": (512, 256),
+        "critic_hidden_sizes": (256, 256),
+    },
 }
 
 _PAPER_RPO_TASK: dict[str, Settings] = {  # Table 4
@@ -98,7 +105,10 @@ _PAPER_RPO_TASK: dict[str, Settings] = {  # Table 4
     "ant": {"entropy_coefficient": 0.2, "kl_coefficient": 0.25},
     "anymal": {"entropy_coefficient": 0.25, "kl_coefficient": 0.2},
     "humanoid": {"entropy_coefficient": 0.5, "kl_coefficient": 0.5},
+    "hand": {"entropy_coefficient": 0.001, "kl_coefficient": 0.003},
 }
+
+_PAPER_SAPO_TASK: dict[str, Settings] = {"hand": {"initial_temperature": 0.005}}  # Table 2
 
 _PAPER_GIPPO: Settings = {"clip": 0.2, "alpha_interval": 0.4, "alpha_factor": 1.02}
 _PAPER_GIPPO_TASK: dict[str, Settings] = {  # Table 5
@@ -108,6 +118,7 @@ _PAPER_GIPPO_TASK: dict[str, Settings] = {  # Table 5
     "ant": _PAPER_GIPPO | {"initial_alpha": 0.5, "max_out_of_range": 0.8},
     "anymal": _PAPER_GIPPO | {"initial_alpha": 1e-3, "max_out_of_range": 0.5},
     "humanoid": _PAPER_GIPPO | {"initial_alpha": 5e-3, "max_out_of_range": 0.1},
+    "hand": _PAPER_GIPPO | {"initial_alpha": 5e-4, "max_out_of_range": 0.1, "clip": 0.05},
 }
 
 _SAC_HUMANOID: Settings = {"n_step": 3, "actor_learning_rate": 5e-4, "target_smoothing": 0.2}
@@ -118,6 +129,8 @@ _PAPER_SAC_TASK: dict[str, Settings] = {  # Table 7 has the humanoid and ANYmal 
     "ant": _SAC_ANYMAL,  # four legs, too
     # It falls like the humanoid; as many samples are learned per sample collected as on the ant.
     "hopper": _SAC_HUMANOID | {"gradient_steps": 64},
+    # Dense reward, falls end it; as small a temperature as SAPO's.
+    "hand": _SAC_HUMANOID | {"initial_temperature": 0.005},
 }
 
 _STEADY: Settings = {"stagger_episodes": True}
@@ -152,10 +165,16 @@ _FAST_ALGORITHM: dict[str, Settings] = {
 _FAST_TASK: dict[str, Settings] = {
     "hopper": {"num_envs": 256, "total_steps": 5_000_000},
     "ant": {"total_steps": 4_000_000},
+    "hand": {"total_steps": 2_000_000},
+}
+# The hand's physics costs more than the learner: it keeps the paper's networks.
+_FAST_NETWORKS: dict[str, Settings] = {
+    "hand": {"actor_hidden_sizes": (512, 256), "critic_hidden_sizes": (256, 256)},
 }
 _FAST_FIRST_ORDER_TASK: dict[str, Settings] = {
     # Twice the updates per step, and an actor that does not stay in slow gaits.
     "ant": {"num_envs": 64, "actor_hidden_sizes": (400, 200, 100)},
+    "hand": {"critic_passes": 8},
 }
 _FAST_RPO_TASK: dict[str, Settings] = {
     # Gaits are found at the full rate; with it until the end, a policy may fall now and then.
@@ -167,7 +186,8 @@ def _paper(algorithm: str, task: str) -> Settings:
     if algorithm in _PAPER_MODEL_FREE:
         own = _PAPER_SAC_TASK[task] if algorithm == "sac" else {}
         return _PAPER_COMMON | _PAPER_MODEL_FREE[algorithm] | _PAPER_TASK[task] | own
-    own = {"rpo": _PAPER_RPO_TASK, "gippo": _PAPER_GIPPO_TASK}.get(algorithm, {}).get(task, {})
+    of_method = {"rpo": _PAPER_RPO_TASK, "gippo": _PAPER_GIPPO_TASK, "sapo": _PAPER_SAPO_TASK}
+    own = of_method.get(algorithm, {}).get(task, {})
     return _PAPER_SHARED | _PAPER_ALGORITHM[algorithm] | _PAPER_TASK[task] | own
 
 
@@ -178,6 +198,7 @@ def _best(algorithm: str, task: str) -> Settings:
 
 def _fast(algorithm: str, task: str) -> Settings:
     own = _FAST_ALGORITHM.get(algorithm, {}) | _FAST_TASK.get(task, {})
+    own |= _FAST_NETWORKS.get(task, {})
     shared = _FAST_COMMON
     if algorithm in _PAPER_ALGORITHM:
         shared, own = _FAST_SHARED, own | _FAST_FIRST_ORDER_TASK.get(task, {})

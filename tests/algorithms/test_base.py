@@ -13,10 +13,23 @@ from rpo.algorithms.optimizer import Optimizer, learning_rate_at
 from tests.algorithms.probe_environments import ConstantReward
 
 
+class Goals(ConstantReward):
+    """Reports how many steps an episode has taken."""
+
+    report_names = ("goals",)
+
+    def __init__(self, episode_length):
+        super().__init__(episode_length, terminates=False)
+
+    def report(self, state):
+        return {"goals": jax.tree.leaves(state)[0].reshape(-1)}
+
+
 def test_finished_episodes_are_kept_in_order_and_the_oldest_are_overwritten():
     rng = np.random.default_rng(0)
-    episodes, expected = no_episodes(), []
-    add = jax.jit(lambda e, *new: e.add(*new, None))
+    env = Goals(episode_length=10)
+    episodes, expected = no_episodes(env), []
+    add = jax.jit(lambda e, *new: e.add(*new, {"goals": new[2].astype(float)}, None))
     for probability in (0.0, 0.2, 1.0, 0.5, 0.05):
         ended = rng.random((8, 30)) < probability
         returns = rng.normal(size=(8, 30)).astype(np.float32)
@@ -31,15 +44,26 @@ def test_finished_episodes_are_kept_in_order_and_the_oldest_are_overwritten():
         latest = np.array(expected[-EPISODE_WINDOW:])
         np.testing.assert_allclose(metrics["episode_return"], latest[:, 0].mean(), rtol=1e-4)
         np.testing.assert_allclose(metrics["episode_length"], latest[:, 1].mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["goals"], latest[:, 1].mean(), rtol=1e-5)
     for age in range(EPISODE_WINDOW):
         slot = (len(expected) - 1 - age) % EPISODE_WINDOW
         assert float(episodes.returns[slot]) == expected[-1 - age][0]
 
 
+def test_a_task_reports_figures_of_its_episodes():
+    env = Goals(episode_length=4)
+    environments = start_environments(env, jax.random.key(0), 3)
+    action = jnp.zeros((3, env.spec.action_size))
+    for _ in range(4):
+        environments, record = environments.step(env, action)
+    np.testing.assert_array_equal(record["report"]["goals"], [4.0, 4.0, 4.0])
+
+
 def test_fewer_samples_than_the_window():
     ended = jnp.array([[True, False], [True, True]])
     returns = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    episodes = no_episodes().add(ended, returns, jnp.ones((2, 2), jnp.int32), None)
+    env = ConstantReward(10, terminates=False)
+    episodes = no_episodes(env).add(ended, returns, jnp.ones((2, 2), jnp.int32), {}, None)
     np.testing.assert_array_equal(episodes.returns[:4], [1.0, 3.0, 4.0, 0.0])
 
 
@@ -48,14 +72,14 @@ def test_staggered_episodes_end_one_after_the_other_and_cut_ones_are_not_reporte
     length = env.spec.episode_length
     num_envs = 2 * length
     environments = start_environments(env, jax.random.key(0), num_envs, stagger=True)
-    episodes, step = no_episodes(), jax.jit(lambda e, a: e.step(env, a))
+    episodes, step = no_episodes(env), jax.jit(lambda e, a: e.step(env, a))
     action = jnp.zeros((num_envs, env.spec.action_size))
     for _ in range(length):
         environments, record = step(environments, action)
         ended = record["truncated"]
         assert int(ended.sum()) == 2
         reports = (record["episode_return"][None], record["episode_length"][None])
-        episodes = episodes.add(ended[None], *reports, None)
+        episodes = episodes.add(ended[None], *reports, {}, None)
     assert int(episodes.count) == 2  # the two that started at age 0
     assert float(episodes.metrics()["episode_length"]) == length
     environments, record = step(environments, action)

@@ -146,6 +146,7 @@ def hand_made_experience():
         non_finite=column(False, False, False, False),
         episode_return=column(1.0, 3.0, 3.0, 4.0),
         episode_length=column(1, 2, 1, 1),
+        report={},
     )
 
 

@@ -36,7 +36,11 @@ def fill(past):
     steps = len(past["reward"])
     nothing = np.zeros((steps, ENVS))
     experience = Experience(
-        **past, non_finite=nothing > 0, episode_return=nothing, episode_length=nothing.astype(int)
+        **past,
+        non_finite=nothing > 0,
+        episode_return=nothing,
+        episode_length=nothing.astype(int),
+        report={},
     )
     pieces = jax.tree.map(lambda x: x.reshape(-1, ROWS, *x.shape[1:]), experience)
     empty = empty_replay(CAPACITY, ENVS, 2, 1)
@@ -106,6 +110,7 @@ def test_buffers_of_several_seeds_are_mapped():
         non_finite=np.zeros((ROWS, ENVS), bool),
         episode_return=np.zeros((ROWS, ENVS)),
         episode_length=np.zeros((ROWS, ENVS), int),
+        report={},
     )
     keys = environment_keys(jax.random.PRNGKey(1), jnp.arange(ENVS))
 
@@ -149,5 +154,6 @@ def test_pieces_that_do_not_fit_are_refused():
                 non_finite=np.zeros((4, ENVS), bool),
                 episode_return=np.zeros((4, ENVS)),
                 episode_length=np.zeros((4, ENVS), int),
+                report={},
             ),
         )

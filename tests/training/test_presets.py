@@ -51,18 +51,27 @@ OWN = {  # Table 2, by column
         "alpha_factor": 1.02,
     },
 }
+HAND_NETWORKS = {"actor_hidden_sizes": (512, 256), "critic_hidden_sizes": (256, 256)}
 # Table 3, the budgets, and Table 4: environments, steps, entropy and KL coefficient
 TASKS = {
     "hopper": (1024, 20_000_000, 0.25, 0.2),
     "ant": (128, 8_000_000, 0.2, 0.25),
     "humanoid": (64, 10_000_000, 0.5, 0.5),
     "anymal": (128, 10_000_000, 0.25, 0.2),
+    "hand": (64, 4_100_000, 0.001, 0.003),
+}
+OF_TASK = {  # what replaces Table 2's figures: networks of the simulator's authors, and Table 2
+    ("rpo", "hand"): HAND_NETWORKS,
+    ("shac", "hand"): HAND_NETWORKS,
+    ("sapo", "hand"): HAND_NETWORKS | {"initial_temperature": 0.005},
+    ("gippo", "hand"): HAND_NETWORKS | {"clip": 0.05},
 }
 GIPPO_TASKS = {  # Table 5: alpha and max oorr; minibatches of its authors' code
     "hopper": (0.5, 0.7, 4),
     "ant": (0.5, 0.8, 1),
     "humanoid": (5e-3, 0.1, 1),
     "anymal": (1e-3, 0.5, 1),
+    "hand": (5e-4, 0.1, 1),
 }
 
 
@@ -76,6 +85,7 @@ def test_paper_preset_is_the_papers(algorithm: str, task: str) -> None:
     if algorithm == "gippo":
         names = ("initial_alpha", "max_out_of_range", "ppo_minibatches")
         expected |= dict(zip(names, GIPPO_TASKS[task], strict=True))
+    expected |= OF_TASK.get((algorithm, task), {})
     config = algorithms.config_class(algorithm)(**PRESETS[algorithm][task]["paper"])
     assert {name: getattr(config, name) for name in expected} == expected
 
@@ -98,6 +108,7 @@ PPO = {  # Table 2, and the number of environments and steps that all methods sh
 def test_paper_preset_of_ppo(task: str) -> None:
     num_envs, total_steps, _, _ = TASKS[task]
     expected = PPO | {"num_envs": num_envs, "total_steps": total_steps}
+    expected |= HAND_NETWORKS if task == "hand" else {}
     config = algorithms.config_class("ppo")(**PRESETS["ppo"][task]["paper"])
     assert {name: getattr(config, name) for name in expected} == expected
 
@@ -120,6 +131,7 @@ SAC_TASKS = {  # n, actor's learning rate, tau, gradient steps
     "anymal": (10, 2e-3, 0.6, 8),
     "ant": (10, 2e-3, 0.6, 8),
     "hopper": (3, 5e-4, 0.2, 64),
+    "hand": (3, 5e-4, 0.2, 8),
 }
 
 
@@ -129,12 +141,13 @@ def test_paper_preset_of_sac(task: str) -> None:
     names = ("n_step", "actor_learning_rate", "target_smoothing", "gradient_steps")
     expected = SAC | {"num_envs": num_envs, "total_steps": total_steps}
     expected |= dict(zip(names, SAC_TASKS[task], strict=True))
+    expected |= HAND_NETWORKS | {"initial_temperature": 0.005} if task == "hand" else {}
     for preset in ("paper", "fast"):
         config = algorithms.config_class("sac")(**PRESETS["sac"][task][preset])
         if preset == "paper":
             assert {name: getattr(config, name) for name in expected} == expected
         reused = config.batch_size * config.gradient_steps / (config.num_envs * config.horizon)
-        papers = 8 if task == "humanoid" else 4
+        papers = 8 if config.num_envs == 64 else 4
         assert reused == papers if preset == "paper" else reused >= papers
 
 
@@ -184,7 +197,7 @@ def test_candidates_are_the_presets_unless_given() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nothing",), "unknown task 'nothing'.*known: hopper, ant, anymal, humanoid"),
+        (("nothing",), "unknown task 'nothing'.*known: hopper, ant, anymal, humanoid, hand"),
         (("ant", "nothing"), "unknown algorithm 'nothing'; known: rpo"),
         (
             ("ant", "rpo", "nothing"),
