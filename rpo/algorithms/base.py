@@ -41,7 +41,7 @@ class Environments(eqx.Module):
 
     def step(
         self, env: Env, action: Float[Array, "envs action"]
-    ) -> tuple[Environments, dict[str, Array]]:
+    ) -> tuple[Environments, dict[str, Any]]:
         """Steps the environments.
 
         Args:

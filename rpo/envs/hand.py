@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from importlib import resources
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -51,8 +51,8 @@ class HandSettings(TaskSettings):
     limit_damping_inside: bool = False
     """Whether that damping acts inside the range too."""
     published_pairs: bool = True
-    """Whether the published task's pairs may touch: the cube passes through the index finger's first
-    link, and a fingertip can touch the link before its own."""
+    """Whether the published task's pairs may touch: the cube passes through the index finger's
+    first link, and a fingertip can touch the link before its own."""
     attract_inside: bool = True
     """Whether a fingertip whose centre is inside a box is pulled in, as in the published task."""
     start_cube_position: tuple[float, ...] = (0.0, -0.1, 0.6)
@@ -199,8 +199,7 @@ class Hand(EpisodicEnv):
         idle = jnp.zeros((6, len(action)), dtype)
         force = jnp.concatenate([self.settings.strength * action.T.astype(dtype), idle])
         q, qd = (
-            x.T
-            for x in control_step(self.model, self.step_settings, state.q.T, state.qd.T, force)
+            x.T for x in control_step(self.model, self.step_settings, state.q.T, state.qd.T, force)
         )
         reached = _angle(q[:, 19:], goal) <= self.settings.success_tolerance
         return HandState(
@@ -333,7 +332,7 @@ _MODEL_FIELDS = (
     "published_pairs",
     "attract_inside",
 )
-_NOT_OF_THE_MODEL = {
+_NOT_OF_THE_MODEL: dict[str, Any] = {
     field.name: field.default
     for field in dataclasses.fields(HandSettings)
     if field.name not in _MODEL_FIELDS

@@ -25,6 +25,7 @@ from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
 from rpo.physics.step import StepSettings, control_step
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LocomotionSettings(TaskSettings):
     """Figures that every locomotion task has. SI units; forces are N or N m.

@@ -85,8 +85,7 @@ class Geoms:
     @property
     def is_box(self) -> NDArray[np.bool_]:
         """Whether a shape extends in all three directions (G,)."""
-        box: NDArray[np.bool_] = (self.half_extents > 0).all(axis=1)
-        return box
+        return np.asarray((self.half_extents > 0).all(axis=1))
 
 
 MATERIAL = ("stiffness", "damping", "friction_stiffness", "friction_coefficient")

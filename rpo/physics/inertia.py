@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import mujoco
 import numpy as np
 
-from rpo.physics.model import Floats
+from rpo.physics.geoms import Floats
 
 REFERENCE_DENSITY = 1000.0  # kg / m^3, whatever the description says
 

@@ -35,6 +35,7 @@ from typing import Any, Literal, TypeAlias
 import mujoco
 import numpy as np
 
+from rpo.physics.geoms import Floats
 from rpo.physics.inertia import (
     NOTHING,
     MassProperties,
@@ -42,7 +43,6 @@ from rpo.physics.inertia import (
     reference_mass_properties,
     rotation_matrix,
 )
-from rpo.physics.geoms import Floats
 from rpo.physics.mjcf_geoms import PairMaterial, read_geoms
 from rpo.physics.model import JointType, Model
 from rpo.physics.unsupported import (

@@ -8,6 +8,7 @@ them and indexing the stack makes XLA copy the stack into each of its users.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -101,6 +102,12 @@ def total(*terms: Scalar) -> Scalar:
     for term in terms:
         result = add(result, term)
     return result
+
+
+def vector(components: Iterable[Scalar]) -> Vector:
+    """Three scalars as a vector."""
+    x, y, z = components
+    return (x, y, z)
 
 
 def vadd(a: Vector, b: Vector) -> Vector:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rpo.physics.model import Floats, JointType, Model
+from rpo.physics.geoms import Floats
+from rpo.physics.model import JointType, Model
 from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant
 
 Signature = tuple[Any, ...]

@@ -186,6 +186,8 @@ def _geom(model: mujoco.MjModel, geom: int) -> Iterator[str]:
         level = np.abs(normal - [0.0, 0.0, 1.0]).max() < 1e-9 and model.geom_pos[geom, 2] == 0.0
         if body != 0 or not level:
             yield f"{label}: the ground must be the plane z = 0 of the world; {remedy}"
-    elif model.body_weldid[body] != 0 and kind not in COLLIDERS and collides_with_ground(model, geom):
+    elif model.body_weldid[body] == 0 or kind in COLLIDERS:
+        return
+    elif collides_with_ground(model, geom):
         name = _GEOM(kind).name.removeprefix("mjGEOM_").lower()
         yield f"{label}: a {name} cannot touch the ground (use spheres, capsules, boxes); {remedy}"

@@ -21,7 +21,7 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from rpo.envs.base import clip_action
-from rpo.envs.locomotion import LocomotionEnv, RobotState
+from rpo.envs.locomotion import LocomotionEnv, LocomotionSettings, RobotState
 from rpo.envs.reference import BaseKind, state_from_reference, state_to_reference
 from rpo.envs.registry import make, names, settings_class
 from rpo.report.parity_constants import constants_of_model, constants_of_recording
@@ -138,7 +138,8 @@ class Recording:
 
 
 def _sizes(task: str) -> tuple[int, int]:
-    actions = len(settings_class(task)().strengths)
+    settings = settings_class(task)()
+    actions = len(settings.strengths) if isinstance(settings, LocomotionSettings) else 0
     return (3 if task == "hopper" else 7) + actions, actions
 
 
