@@ -21,14 +21,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from rpo.report import hand_parity
 from rpo.report.parity import COMPARISONS, Measurement, Recording, compare
+
+CHOICES = tuple(dict.fromkeys((*COMPARISONS, *hand_parity.COMPARISONS)))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the comparisons; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING.npz")
-    parser.add_argument("--only", nargs="+", choices=tuple(COMPARISONS), default=())
+    parser.add_argument("--only", nargs="+", choices=CHOICES, default=())
     parser.add_argument("--float64", action="store_true", help="compute our side in float64")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
@@ -38,18 +41,28 @@ def main(arguments: list[str] | None = None) -> int:
         for path in options.recordings:
             start = time.perf_counter()
             try:
-                recording = Recording(path, dtype)
-                results[recording.name] = list(compare(recording, options.only))
+                if is_hand(path):
+                    hand = hand_parity.Recording(path)
+                    results[hand.name] = list(hand_parity.compare(hand, options.only))
+                else:
+                    recording = Recording(path, dtype)
+                    results[recording.name] = list(compare(recording, options.only))
             except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
                 print(f"{path} cannot be compared: {error}", file=sys.stderr)
                 return 2
             if not options.json:
-                print_table(recording.name, results[recording.name], time.perf_counter() - start)
+                print_table(path.stem, results[path.stem], time.perf_counter() - start)
     if options.json:
         print(
             json.dumps({name: [as_dict(m) for m in ms] for name, ms in results.items()}, indent=2)
         )
     return 0 if all(m.within for ms in results.values() for m in ms) else 1
+
+
+def is_hand(path: Path) -> bool:
+    """Whether a file records the hand, whose simulator and gradients are others."""
+    with path.open("rb") as file, np.load(file) as data:
+        return "goal_init_pose" in data.files
 
 
 def as_dict(measurement: Measurement) -> dict[str, object]:

@@ -139,3 +139,9 @@ def _merged(
             tensor += own + masses[i] * (d @ d * np.eye(3) - np.outer(d, d))
         inertia.append(tensor)
     return mass, center, np.array(inertia)
+
+
+def hand_path() -> Path:
+    """The recording of the hand: the full one if it is there, else the sample."""
+    full = _ROOT.parent / "shared" / "rewarped-reference" / "allegro_hand.npz"
+    return full if full.is_file() else _SAMPLE / "allegro_hand.npz"

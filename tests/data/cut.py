@@ -1,6 +1,7 @@
 """Cut the reference recordings down to the samples beside this file.
 
     python tests/data/cut.py ../shared/dflex-reference
+    python tests/data/cut.py ../shared/rewarped-reference
 
 A sample holds the first ten control steps of all four environments: every array over time is cut,
 the one-step gradients that start later are dropped, and so are the internals of single substeps
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 STEPS = 10
+HAND_STEPS = 24  # until the cube has met all fingers
 OVER_TIME = ("actions", "reward", "done", "would_terminate_early")  # one entry per step
 OVER_STATES = ("joint_q", "joint_qd", "obs", "obs_no_grad_mode")  # and one more at the end
 UNUSED = ("sub_", "model_muscle_", "model_articulation_", "model_contact_count", "model_enable_")
@@ -36,6 +38,17 @@ def cut(source: Path, target: Path) -> None:
     np.savez_compressed(target, **kept)
 
 
+def cut_hand(source: Path, target: Path) -> None:
+    """Write the sample of the hand's recording: the first steps, all checks in float64."""
+    with np.load(source) as data:
+        kept = {key: data[key] for key in data.files if not key.startswith("grad_")}
+    for key, value in kept.items():
+        if key == "actions" or key.startswith("step_"):
+            kept[key] = value[:HAND_STEPS]
+    np.savez_compressed(target, **kept)
+
+
 if __name__ == "__main__":
     for path in sorted(Path(sys.argv[1]).glob("*.npz")):
-        cut(path, Path(__file__).parent / path.name)
+        cut_one = cut_hand if path.stem == "allegro_hand" else cut
+        cut_one(path, Path(__file__).parent / path.name)
