@@ -24,7 +24,8 @@ from rpo.physics.spatial import (
 )
 from rpo.physics.topology import ContactPoints, Group
 
-_TINY = 1e-30
+TINY = 1e-24
+"""Least squared speed; its power -3/2, in the derivative of rsqrt, fits single precision."""
 
 
 class Wrench(Motion):
@@ -56,7 +57,7 @@ def _points_wrench(
     normal = sub(load, mul(mul(points.damping, -depth), jnp.minimum(uz, 0.0)))
     # u_t / |u_t| * min(kf |u_t|, bound) without a division by zero: at rest the first branch,
     # kf u_t, holds, so the gradient is finite there too.
-    inverse_speed = lax.rsqrt(jnp.maximum(mul(ux, ux) + mul(uy, uy), _TINY))
+    inverse_speed = lax.rsqrt(jnp.maximum(mul(ux, ux) + mul(uy, uy), TINY))
     friction = jnp.minimum(
         points.friction_stiffness, mul(mul(points.friction_coefficient, load), inverse_speed)
     )

@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from rpo.physics.contact import NO_WRENCH, Wrench
+from rpo.physics.contact import NO_WRENCH, TINY, Wrench
 from rpo.physics.kinematics import Motion, Pose
 from rpo.physics.model import Model
 from rpo.physics.pair_candidates import Listed, Slots, list_near, take_slots
@@ -53,7 +53,6 @@ SAVED = "pair wrenches"
 """Name under which the result may be kept when a substep is recomputed in the backward pass."""
 _SEARCH_STEPS = 10
 _INVERSE_GOLDEN = 0.61803398875
-_TINY = 1e-24  # its power -3/2, in the derivative of rsqrt, must fit single precision
 
 
 def pair_wrenches(
@@ -349,7 +348,7 @@ def _closest(point: Vector, extents: Vector, attract_inside: bool) -> tuple[Vect
         for x, p, half in zip(q, point, extents, strict=True)
     ]
     away = [p - c for p, c in zip(point, clipped, strict=True)]
-    inverse = lax.rsqrt(jnp.maximum(sum(x * x for x in away), _TINY))
+    inverse = lax.rsqrt(jnp.maximum(sum(x * x for x in away), TINY))
     faces = [q[0] >= deepest, (q[1] >= deepest) & (q[0] < deepest)]
     faces.append(~(faces[0] | faces[1]))
     inward = -1.0 if attract_inside else 1.0
@@ -375,7 +374,7 @@ def _force(distance: Array, normal: Vector, velocity: Vector, material: list[Sca
     sliding = vsub(velocity, scale(closing, normal))
     load = -(stiffness * distance + damping * jnp.minimum(closing, 0.0))
     # unit(v_t) min(kf |v_t|, mu load) without a division by zero, as with the ground.
-    inverse_speed = lax.rsqrt(jnp.maximum(dot(sliding, sliding), _TINY))
+    inverse_speed = lax.rsqrt(jnp.maximum(dot(sliding, sliding), TINY))
     brake = jnp.minimum(friction_stiffness, friction * load * inverse_speed)
     return vsub(scale(load, normal), scale(brake, sliding))
 

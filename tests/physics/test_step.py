@@ -167,9 +167,10 @@ def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) ->
     np.testing.assert_allclose(predicted[smooth], narrow[smooth], rtol=2e-6, atol=2e-6)
 
 
-def test_gradient_is_finite_where_tangential_velocity_is_zero() -> None:
+@pytest.mark.parametrize("x64", [True, False])
+def test_gradient_is_finite_where_tangential_velocity_is_zero(x64: bool) -> None:
     model = quadruped()
-    with jax.enable_x64(True):
+    with jax.enable_x64(x64):
         q, _ = random_state(model, 4)
         q[2], q[3:7], q[7:] = 0.44, np.array([1, 0, 0, 0])[:, None], 0.0
         qd = np.zeros((model.nv, 4))
