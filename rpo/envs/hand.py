@@ -24,7 +24,7 @@ from rpo.envs.settings import TaskSettings
 from rpo.physics.geoms import Geoms, Ints
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import Model
-from rpo.physics.step import StepSettings, control_step
+from rpo.physics.step import control_step
 
 JOINTS = 16
 _TINY = 1e-12
@@ -144,15 +144,6 @@ class Hand(EpisodicEnv):
         )
 
     @property
-    def step_settings(self) -> StepSettings:
-        """How one control step is integrated."""
-        return StepSettings(
-            control_dt=1 / self.settings.control_frequency,
-            substeps=self.settings.substeps,
-            mass_matrix_interval=self.settings.mass_matrix_interval,
-        )
-
-    @property
     def goal_position(self) -> Float[Array, "3"]:
         """Where the cube is to be held, m."""
         x, y, z = self.settings.start_cube_position
@@ -199,7 +190,10 @@ class Hand(EpisodicEnv):
         idle = jnp.zeros((6, len(action)), dtype)
         force = jnp.concatenate([self.settings.strength * action.T.astype(dtype), idle])
         q, qd = (
-            x.T for x in control_step(self.model, self.step_settings, state.q.T, state.qd.T, force)
+            x.T
+            for x in control_step(
+                self.model, self.settings.step_settings, state.q.T, state.qd.T, force
+            )
         )
         reached = _angle(q[:, 19:], goal) <= self.settings.success_tolerance
         return HandState(

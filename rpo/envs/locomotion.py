@@ -23,7 +23,7 @@ from rpo.envs.base import EnvSpec, EpisodicEnv
 from rpo.envs.settings import Inertia, TaskSettings
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
-from rpo.physics.step import StepSettings, control_step
+from rpo.physics.step import control_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,22 +88,13 @@ class LocomotionEnv(EpisodicEnv):
         # Every robot defines it; this only says what is expected.
         raise NotImplementedError
 
-    @property
-    def step_settings(self) -> StepSettings:
-        """How one control step is integrated."""
-        return StepSettings(
-            control_dt=1 / self.settings.control_frequency,
-            substeps=self.settings.substeps,
-            mass_matrix_interval=self.settings.mass_matrix_interval,
-        )
-
     def dynamics(self, state: RobotState, action: Float[Array, "envs action"]) -> RobotState:
         """One control step; the place where batch-first meets the physics' batch-last."""
         dtype = state.q.dtype
         strengths = jnp.asarray(self.settings.strengths, dtype)[:, None]
         idle = jnp.zeros((self._root_velocities, len(action)), dtype)
         force = jnp.concatenate([idle, strengths * action.T.astype(dtype)])
-        q, qd = control_step(self.model, self.step_settings, state.q.T, state.qd.T, force)
+        q, qd = control_step(self.model, self.settings.step_settings, state.q.T, state.qd.T, force)
         return RobotState(q.T, qd.T, self.remember(state, action))
 
     def remember(

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any, Literal, TypeAlias, get_args
 
+from rpo.physics.step import StepSettings
+
 Inertia: TypeAlias = Literal["reference", "physical"]
 
 _POSITIVE = (
@@ -68,6 +70,15 @@ class TaskSettings:
             )
         if self.inertia not in get_args(Inertia):
             raise ValueError(f"inertia is {self.inertia!r}, must be 'reference' or 'physical'")
+
+    @property
+    def step_settings(self) -> StepSettings:
+        """How one control step is integrated."""
+        return StepSettings(
+            control_dt=1 / self.control_frequency,
+            substeps=self.substeps,
+            mass_matrix_interval=self.mass_matrix_interval,
+        )
 
 
 def _check_number(name: str, value: Any, kind: type) -> None:

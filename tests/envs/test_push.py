@@ -1,4 +1,4 @@
-"""The example of links that touch: the ball moves when it is pushed, and the pusher learns of it."""
+"""The example of links that touch: a ball moves when it is pushed, and the pusher learns of it."""
 
 from __future__ import annotations
 
