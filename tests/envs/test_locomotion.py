@@ -14,7 +14,7 @@ import rpo.envs
 from rpo.envs.locomotion import LocomotionEnv, RobotState, steep_height_term
 from rpo.physics.step import control_step
 
-TASKS = rpo.envs.names()
+TASKS = ("hopper", "ant", "anymal", "humanoid")
 FREE = ("ant", "anymal", "humanoid")
 
 
@@ -41,7 +41,7 @@ def fingerprint(env: LocomotionEnv) -> list[np.ndarray]:
     shown = env.reset(jax.random.key(0), 4)
     model = [getattr(env.model, f.name) for f in dataclasses.fields(env.model)]
     arrays = [x for x in model if isinstance(x, np.ndarray)]
-    figures = [dataclasses.astuple(env.spec)[1:], dataclasses.astuple(env.step_settings)]
+    figures = [dataclasses.astuple(env.spec)[1:], dataclasses.astuple(env.settings.step_settings)]
     results = [env.observe(state), env.reward(state, action, state), env.is_terminal(state)]
     return [
         np.asarray(x)
@@ -84,11 +84,11 @@ def test_the_step_uses_strength_model_and_integration_settings():
     state = lying(env)
     action = jnp.array([[0.5, -0.2, 0.1]] * 4)
     force = jnp.concatenate([jnp.zeros((3, 4)), 150 * action.T])
-    expected = control_step(env.model, env.step_settings, state.q.T, state.qd.T, force)
+    expected = control_step(env.model, env.settings.step_settings, state.q.T, state.qd.T, force)
     following = jax.jit(env.dynamics)(state, action)
     np.testing.assert_allclose(following.q.T, expected[0], atol=1e-6)
     np.testing.assert_allclose(following.qd.T, expected[1], atol=1e-4)
-    assert dataclasses.astuple(env.step_settings) == (1 / 50, 8, 2)
+    assert dataclasses.astuple(env.settings.step_settings) == (1 / 50, 8, 2)
 
 
 def test_equal_settings_share_one_robot():

@@ -217,7 +217,9 @@ TWO = f'{SPHERE}<body name="hand" pos="0 0 1"><joint name="wrist"/>{SPHERE}</bod
         (mjcf(rest='<option wind="1 0 0"/>'), "option 'wind'"),
         (mjcf(rest='<option density="1.2"/>'), "option 'density'"),
         (
-            mjcf().replace("<worldbody>", '<worldbody><geom name="step" type="box" size="1 1 1"/>'),
+            mjcf().replace(
+                "<worldbody>", '<worldbody><geom name="step" type="cylinder" size="1 1"/>'
+            ),
             "geom 'step' of body 'world'",
         ),
         (

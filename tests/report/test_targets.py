@@ -75,7 +75,7 @@ def test_factors_multiply_the_settings_of_preset_and_budget(tmp_path: Path) -> N
 
 
 def test_paper_budget_is_the_papers(tmp_path: Path) -> None:
-    steps = {"hopper": 20e6, "ant": 8e6, "humanoid": 10e6, "anymal": 10e6}
+    steps = {"hopper": 20e6, "ant": 8e6, "humanoid": 10e6, "anymal": 10e6, "hand": 4.1e6}
     for cell in make_plan("table1", tmp_path, budget="paper").cells:
         resolved = cell.resolved()
         assert resolved.config.total_steps == steps[cell.task]

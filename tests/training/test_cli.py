@@ -49,7 +49,7 @@ def test_other_commands(finished_run: Run, tmp_path: Path, capsys) -> None:
     assert picture.stat().st_size > 1000
     assert cli.main(["tasks"]) == 0
     output = capsys.readouterr().out
-    for task in ("hopper", "ant", "anymal", "humanoid"):
+    for task in ("hopper", "ant", "anymal", "humanoid", "hand"):
         assert f"{task}: " in output
     assert cli.main(["algorithms"]) == 0
     output = capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_help_shows_every_setting_with_the_presets_value(capsys) -> None:
     [
         ("nothing", 2, "unknown command 'nothing'; known: train, evaluate"),
         ("train", 2, "name a task"),
-        ("train nothing", 2, "unknown task 'nothing'; known: hopper, ant, anymal, humanoid"),
+        ("train nothing", 2, "unknown task 'nothing'; known: hopper, ant, anymal, humanoid, hand"),
         ("train ant --algorithm nothing", 2, "unknown algorithm 'nothing'"),
         ("train ant --preset nothing", 2, "unknown preset 'nothing'"),
         ("train ant --num-env 3", 2, "unknown setting --num-env (did you mean --num-envs?)"),
