@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rpo.errors import SettingsError
 from rpo.report.cells import make_plan
 from rpo.report.executors import make_executor
 from rpo.report.reproduce import dry_run, reproduce
-from rpo.training.errors import SettingsError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
-from rpo.training.errors import RunError
+from rpo.errors import RunError
 from rpo.training.run import Run
 
 COLORS = ("#0b6e99", "#d1603d", "#5b8e3e", "#8a5a9e", "#b08d1e", "#5a6472")

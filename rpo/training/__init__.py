@@ -1,6 +1,6 @@
 """The training program: from settings to a run directory, and from there to evaluations."""
 
-from rpo.training.errors import (
+from rpo.errors import (
     CheckpointError,
     RunError,
     SettingsError,

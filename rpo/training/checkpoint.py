@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from rpo.training.errors import CheckpointError
+from rpo.errors import CheckpointError
 from rpo.training.run import write_json
 
 T = TypeVar("T")

@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 from rpo.algorithms.base import Environments, start_environments
 from rpo.algorithms.devices import environment_keys
 from rpo.envs.base import Env
+from rpo.errors import CheckpointError, SettingsError
 from rpo.nets import policy_action
 from rpo.training.checkpoint import iteration_of, last_checkpoint, restore_checkpoint
-from rpo.training.errors import CheckpointError, SettingsError
 from rpo.training.program import Actor, Program
 from rpo.training.run import Run, write_json
 from rpo.training.selection import Race

@@ -16,6 +16,7 @@ import numpy as np
 
 from rpo import runtime
 from rpo.envs.base import Env
+from rpo.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
 from rpo.training import processes
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import (
@@ -24,7 +25,6 @@ from rpo.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
 from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Speed, Status, make_reporter
 from rpo.training.metrics import Records

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rpo.training.errors import SettingsError
+from rpo.errors import SettingsError
 
 Settings = dict[str, Any]
 

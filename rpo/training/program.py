@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, PyTree, UInt32
 from rpo import algorithms
 from rpo.algorithms import Metrics, TrainState
 from rpo.algorithms.chunks import largest_divisor
+from rpo.errors import SettingsError
 from rpo.nets import GaussianPolicy, Normalizer
 from rpo.training import processes
-from rpo.training.errors import SettingsError
 from rpo.training.selection import Selection
 from rpo.training.settings import Resolved
 

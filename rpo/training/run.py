@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rpo.envs.base import Env
-from rpo.training.errors import RunError, SettingsError
+from rpo.errors import RunError, SettingsError
 from rpo.training.metrics import Table, read_metrics
 from rpo.training.provenance import provenance
 from rpo.training.selection import Race

@@ -14,7 +14,7 @@ import jax
 
 from rpo import algorithms, envs
 from rpo.envs.base import Env
-from rpo.training.errors import SettingsError
+from rpo.errors import SettingsError
 from rpo.training.presets import preset_candidates, preset_settings
 
 

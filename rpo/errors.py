@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from rpo.training.run import Run
+
+class HasPath(Protocol):
+    """A run directory, as far as an error needs to know it."""
+
+    path: Path
 
 
 class SettingsError(ValueError):
@@ -31,6 +35,6 @@ class TrainingInterrupted(KeyboardInterrupt):
         run: which `resume` continues.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: HasPath) -> None:
         super().__init__(f"interrupted; resume with: rpo train --resume {run.path}")
         self.run = run
