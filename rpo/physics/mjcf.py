@@ -40,6 +40,7 @@ from rpo.physics.inertia import (
     reference_mass_properties,
     rotation_matrix,
 )
+from rpo.physics.mjcf_checks import check_model, check_spec, check_text
 from rpo.physics.model import Floats, JointType, Model
 from rpo.physics.unsupported import (
     collides_with_ground,
@@ -101,6 +102,7 @@ def load_mjcf(
     label, spec = _parse(source)
     model = _attempt(label, spec.compile)
     try:
+        check_model(model)
         refuse_unsupported(model)
         defaults = dataclasses.asdict(ContactMaterial()) | dataclasses.asdict(LimitSpring())
         return _convert(model, inertia, read_numbers(model, defaults), name or spec.modelname)
@@ -145,6 +147,7 @@ def load_urdf(
     model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
     model.geom_friction[:, 0] = friction_coefficient
     try:
+        check_model(model)
         refuse_unsupported(model)
         numbers = dataclasses.asdict(contact or ContactMaterial())
         numbers |= dataclasses.asdict(limit or LimitSpring())
@@ -155,11 +158,15 @@ def load_urdf(
 
 def _parse(source: Source) -> tuple[str, Any]:
     text = os.fspath(source)
+    label, read = text, mujoco.MjSpec.from_file
     if text.lstrip().startswith("<"):
-        return "robot description", _attempt("robot description", mujoco.MjSpec.from_string, text)
-    if not Path(text).is_file():
+        label, read = "robot description", mujoco.MjSpec.from_string
+    elif not Path(text).exists():
         raise FileNotFoundError(f"{text}: no such robot description")
-    return text, _attempt(text, mujoco.MjSpec.from_file, text)
+    _attempt(label, check_text, text)
+    spec = _attempt(label, read, text)
+    _attempt(label, check_spec, spec)
+    return label, spec
 
 
 def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:
