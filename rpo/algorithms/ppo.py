@@ -122,6 +122,7 @@ class PPOConfig(MethodConfig):
             fractions=("gae_lambda",),
             betas=("betas",),
         )
+        require(self.clip <= 1, f"clip is {self.clip}, must be at most 1: ratios are positive")
         require(
             self.max_learning_rate >= self.min_learning_rate,
             f"max_learning_rate is {self.max_learning_rate}, must be at least min_learning_rate "
