@@ -14,7 +14,14 @@ import jax
 import tyro
 
 import rpo
-from rpo.arguments import UsageError, flags_of, parse, require_known_flags, value_of
+from rpo.arguments import (
+    UsageError,
+    flags_of,
+    parse,
+    require_known_flags,
+    value_of,
+)
+from rpo.errors import suggestion
 from rpo.runtime import Processes
 
 USAGE = """usage: rpo COMMAND ...
@@ -38,10 +45,12 @@ class ResumeArguments:
 
     Args:
         resume: run directory.
+        trust: execute the file that the run names as its task.
         processes: where the others are.
     """
 
     resume: Path
+    trust: bool = False
     processes: Processes = dataclasses.field(default_factory=Processes)
 
 
@@ -55,6 +64,8 @@ class EvaluateArguments:
         deterministic: act without noise.
         checkpoint: the newest one, or the one with the best training return.
         seed: of the evaluation's own starts and noise.
+        task: FILE.py:CLASS, for a run that was trained on a task of one's own; is executed.
+        trust: execute the file that the run itself names.
     """
 
     run: tyro.conf.Positional[Path]
@@ -62,6 +73,8 @@ class EvaluateArguments:
     deterministic: bool = False
     checkpoint: Literal["last", "best"] = "last"
     seed: int = 0
+    task: str | None = None
+    trust: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +97,12 @@ class CheckGradientsArguments:
     Args:
         task: name of a task, or FILE.py:CLASS.
         samples: random states to compare at.
-        horizon: steps of the return whose gradient is compared.
+        horizon: steps of the return whose gradient is compared; 0 compares one step only.
         seed: of the random states.
     """
 
     task: tyro.conf.Positional[str]
-    samples: int = 64
+    samples: int = 16
     horizon: int = 8
     seed: int = 0
 
@@ -107,7 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):  # at once: what follows loads JAX's world
         print(USAGE)
         return 0 if words else 2
-    from rpo.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
+    from rpo.errors import (
+        RunError,
+        SettingsError,
+        TaskError,
+        TrainingError,
+        TrainingInterrupted,
+    )
     from rpo.training.processes import leave
     from rpo.training.provenance import running
 
@@ -115,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with running(["rpo", *words]):
             return _dispatch(words)
+    except TaskError as error:
+        return _fail(error, 1, lines=3)
     except (UsageError, SettingsError) as error:
         return _fail(error, 2)
     except (RunError, TrainingError) as error:
@@ -133,7 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return leave(130)
-    except Exception:
+    except Exception as error:
+        told = _blamed_on_task(error)
+        if told is not None:
+            return _fail(told, 1, lines=3)
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
@@ -155,7 +179,10 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     command = commands.get(arguments[0])
     if command is None:
-        raise UsageError(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
+        raise UsageError(
+            f"unknown command {arguments[0]!r}{suggestion(arguments[0], commands)}; "
+            f"known: {', '.join(commands)}"
+        )
     return command(arguments[1:])
 
 
@@ -166,11 +193,11 @@ def _train(arguments: list[str]) -> int:
     task = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     resume, _ = value_of("resume", arguments)
     if resume is not None:
-        known = ["resume", *flags_of("processes", ResumeArguments(Path()))]
+        known = ["resume", "trust", *flags_of("processes", ResumeArguments(Path()))]
         require_known_flags(arguments, known, "a resumed run keeps its settings")
         resumed = parse(ResumeArguments, arguments, "rpo train")
         join(resumed.processes)
-        api.train(task, resume=resumed.resume)
+        api.train(_task_of(resumed.resume, task, resumed.trust), resume=resumed.resume)
         return 0
     if task is None:
         if {"-h", "--help"} & set(arguments):
@@ -241,6 +268,7 @@ def _evaluate(arguments: list[str]) -> int:
         deterministic=given.deterministic,
         checkpoint=given.checkpoint,
         seed=given.seed,
+        env=_task_of(given.run, given.task, given.trust),
     )
     print(evaluation)
     return 0
@@ -261,6 +289,13 @@ def _reproduce(arguments: list[str]) -> int:
     from rpo.report.command import ReproduceArguments, run
 
     return run(parse(ReproduceArguments, arguments, "rpo reproduce"))
+
+
+def _task_of(run: Path, task: str | None, trust: bool) -> str | None:
+    """What the user names as a run's task, or with his trust the file that the run names."""
+    from rpo.training import Run
+
+    return Run.load(run).recorded_task if task is None and trust else task
 
 
 def _tasks(arguments: list[str]) -> int:
@@ -302,7 +337,10 @@ def _check_gradients(arguments: list[str]) -> int:
             samples=given.samples,
             horizon=given.horizon,
             seed=given.seed,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
+    except SettingsError:
+        raise
     except ValueError as error:
         raise SettingsError(str(error)) from error
     print(found.table())
@@ -319,10 +357,20 @@ def _known_tasks() -> str:
     return ", ".join(envs.names())
 
 
-def _fail(error: object, status: int) -> int:
+def _blamed_on_task(error: Exception) -> Exception | None:
+    from rpo.training.task_files import blamed_on_task
+
+    return blamed_on_task(error)
+
+
+def _fail(error: object, status: int, lines: int = 1) -> int:
+    """Says what is wrong, in one line or a few; nothing in it can steer a terminal."""
     from rpo.training.processes import leave
 
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    told = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    told = [" ".join(told)] if lines == 1 else [told[0], *(f"  {line}" for line in told[1:lines])]
+    text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in told)
+    print(f"error: {text}", file=sys.stderr)
     return leave(status)
 
 

@@ -1,19 +1,30 @@
-"""What can go wrong for reasons that the user can act on. Every message is one line."""
+"""What can go wrong for reasons that the user can act on. Every message is one line, but a
+`TaskError`'s."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 
-class HasPath(Protocol):
+class Resumable(Protocol):
     """A run directory, as far as an error needs to know it."""
 
     path: Path
 
+    @property
+    def resume_command(self) -> str:
+        """What a person types to go on."""
+
 
 class SettingsError(ValueError):
     """A task, method, preset or setting that does not exist, or a value out of range."""
+
+
+class TaskError(SettingsError):
+    """A user's own task is wrong; up to three lines: what, where, and what to do."""
 
 
 class RunError(RuntimeError):
@@ -35,6 +46,12 @@ class TrainingInterrupted(KeyboardInterrupt):
         run: which `resume` continues.
     """
 
-    def __init__(self, run: HasPath) -> None:
-        super().__init__(f"interrupted; resume with: rpo train --resume {run.path}")
+    def __init__(self, run: Resumable) -> None:
+        super().__init__(f"interrupted; resume with: {run.resume_command}")
         self.run = run
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """` (did you mean ...?)` with the known name that is closest, or nothing if none is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {close[0]}?)" if close else ""

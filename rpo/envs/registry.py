@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ from rpo.envs.base import Env
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
 from rpo.envs.locomotion import LocomotionSettings
+from rpo.errors import suggestion
 
 _TASKS: dict[str, tuple[Callable[[Any], Env], type[LocomotionSettings]]] = {
     "hopper": (Hopper, HopperSettings),
@@ -75,6 +75,4 @@ def describe(task: str) -> dict[str, str]:
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from rpo import runtime
 from rpo.envs.base import Env
-from rpo.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
+from rpo.errors import CheckpointError, SettingsError, TrainingError, TrainingInterrupted
 from rpo.training import processes
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import (
@@ -27,12 +27,14 @@ from rpo.training.checkpoint import (
 )
 from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Speed, Status, make_reporter
-from rpo.training.metrics import Records
+from rpo.training.metrics import Mark, Records
 from rpo.training.program import Actor, Program, Progressing
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, one_line, resolve
 from rpo.training.signals import noted_signals
+from rpo.training.task_check import culprit
+from rpo.training.task_files import is_task_file
 
 MAX_SKIPPED_UPDATES = 10
 """So many updates in a row with a gradient that is not finite end the training."""
@@ -126,8 +128,10 @@ def train(
             resolved = resolve(task, algorithm, preset, settings)
             processes.require_alike(resolved)
             program = Program(resolved)  # refuses impossible settings before anything is written
+            program.require_fitting()
             path = Path(run_dir) if run_dir is not None else None
             run = _shared(lambda: Run.create(path, resolved))
+        run.env = resolved.env  # to be evaluated here without asking for it again
         reporter = make_reporter(verbose and processes.is_first())
         held.callback(reporter.close)
         processes.share(lambda: held.enter_context(run.locked()))
@@ -172,6 +176,8 @@ class _Training:
         self.iteration = 0
         self.seconds = 0.0
         self.saved_iteration: int | None = None
+        self.mark: Mark | None = None
+        self.warned = False
         self.saved_at = time.monotonic()
         self.metrics: dict[str, np.ndarray] = {}
 
@@ -195,7 +201,7 @@ class _Training:
             saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
         return (
             f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); {saved}: "
-            f"make room, then continue with rpo train --resume {self.run.path}"
+            f"make room, then continue with {self.run.resume_command}"
         )
 
     def _start(self) -> list[Progressing]:
@@ -207,8 +213,12 @@ class _Training:
                 return None
             self.reporter.phase(f"reading checkpoint {path.name}")
             state, facts = restore_checkpoint(path, self.program.shapes(iteration_of(path)))
+            if facts.get("run") != self.run.config.get("id"):
+                raise CheckpointError(f"checkpoint {path} is of another run")
+            race = Race.resume(self.program.selection, facts, path)
             stacked.append(state)
-            return {name: facts[name] for name in ("iteration", "seconds", "candidates")}
+            names = ("iteration", "seconds", "metrics")
+            return {name: facts.get(name) for name in names} | {"candidates": race.numbers.tolist()}
 
         facts = processes.share(read)
         if facts is None:
@@ -222,6 +232,7 @@ class _Training:
             self.iteration, self.seconds = facts["iteration"], facts["seconds"]
             self.race.numbers = np.array(facts["candidates"])
             self.saved_iteration = self.iteration
+            self.mark = Mark.of(facts["metrics"])
         again = len(self.run.config["sessions"]) > 1 or facts is not None
         if again and processes.is_first():
             self.run.start_session(self.iteration)
@@ -250,12 +261,33 @@ class _Training:
                 if records is not None:
                     self._record(records, speed)
                 _require_finite_updates(self.metrics, self.program.seeds)
+                self._watch_states()
                 lanes = self._select(lanes, metrics)
                 due = now - self.saved_at >= self.settings.checkpoint_interval
                 stop, save = processes.agree(interrupted(), due)
                 if save:
                     self._save(lanes)
         return lanes
+
+    def _watch_states(self) -> None:
+        """Ends a training in which no step is finite, and says once if some are not."""
+        broken = self.metrics.get("non_finite_states")
+        if broken is None or not broken.any():
+            return
+        share = float(broken.max()) / self.steps_per_iteration
+        if share >= 1:
+            raise TrainingError(
+                f"seed {self.program.seeds[int(np.argmax(broken))]}: in iteration "
+                f"{self.iteration} every step gave a state, observation or reward that is not "
+                f"finite, so there is nothing to learn from; {culprit(self.program.env)}"
+            )
+        if not self.warned and processes.is_first():
+            self.warned = True
+            self.reporter.message(
+                f"warning: in iteration {self.iteration}, {share:.1%} of the steps gave a state, "
+                "observation or reward that is not finite; those episodes end with reward zero "
+                "(column non_finite_states)"
+            )
 
     def _select(
         self, lanes: list[Progressing], metrics: dict[str, np.ndarray]
@@ -277,12 +309,13 @@ class _Training:
         if not processes.is_first():
             return contextlib.nullcontext()
         events = self.run.path / "tensorboard"
-        return Records(self.run.metrics_path, events, self.iteration, self.env_steps)
+        return Records(self.run.metrics_path, events, self.iteration, self.env_steps, self.mark)
 
     def _record(self, records: Records, speed: Speed) -> None:
         wall_clock = {"seconds": self.seconds, "steps_per_second": speed.latest}
         seeds = self.program.seeds
         records.write(self.iteration, self.env_steps, wall_clock, seeds, self.metrics)
+        self.mark = records.mark
         returns = self.metrics["episode_return"]
         finished = returns[np.isfinite(returns)]
         total_steps = self._steps_after(self.total_iterations)
@@ -303,6 +336,8 @@ class _Training:
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "candidates": self.race.numbers.tolist(),
+                "run": self.run.config.get("id"),
+                "metrics": dataclasses.asdict(self.mark) if self.mark else None,
             }
             state = self.program.to_host(lanes)  # by all processes together
             if processes.is_first():
@@ -364,7 +399,9 @@ def _resume_settings(
         names = ", ".join(sorted(settings))
         raise SettingsError(f"a resumed run keeps its settings; leave out {names}")
     name = task.spec.name if isinstance(task, Env) else task
-    if name is not None and name != run.config["task"]:
+    # a file may lie elsewhere
+    known, given = (x and x.rpartition(":")[2] for x in (run.config["task"], name))
+    if given is not None and given != known:
         raise SettingsError(f"{run.path} is a run of {run.config['task']}, not of {name}")
     stored = run.config["algorithm_settings"].get("total_steps")
     if total_steps is not None and total_steps != stored:
@@ -372,14 +409,8 @@ def _resume_settings(
             f"{run.path} was started for {stored} steps and its learning rates follow that; "
             "start a new run for another number"
         )
-    try:
-        return run.resolved(task if isinstance(task, Env) else None)
-    except RunError as error:
-        if task is None and ":" not in run.config["task"] and not run.config["task_settings"]:
-            raise RunError(
-                f"{run.path} was trained on an environment of your own; give it as the task"
-            ) from error
-        raise
+    own = isinstance(task, Env) or (task is not None and is_task_file(task))
+    return run.resolved(task if own else None)
 
 
 def _require_finite_updates(metrics: dict[str, np.ndarray], seeds: list[int]) -> None:

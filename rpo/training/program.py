@@ -18,6 +18,7 @@ from rpo.algorithms.chunks import largest_divisor
 from rpo.errors import SettingsError
 from rpo.nets import GaussianPolicy, Normalizer
 from rpo.training import processes
+from rpo.training.memory import require_fitting, require_room_to_run
 from rpo.training.selection import Selection
 from rpo.training.settings import Resolved
 
@@ -89,6 +90,14 @@ class Program:
         self._mesh = Mesh(np.array(self._devices[:1])[None], (TRAININGS, ENVIRONMENTS))
         self._compiled: dict[tuple[int, ...], Any] = {}
         self.count = 0
+
+    def require_fitting(self) -> None:
+        """Refuses a run that memory cannot hold.
+
+        Raises:
+            SettingsError: with what would fit.
+        """
+        require_fitting(self, self.algorithm.config)
 
     def init(self) -> list[Progressing]:
         """Fresh states."""
@@ -163,7 +172,9 @@ class Program:
                 out_specs=(specs, PartitionSpec(TRAININGS)),
                 check_vma=False,
             )
-        self._compiled[key] = jax.jit(step, donate_argnums=0).lower(lanes[0]).compile()
+        compiled = jax.jit(step, donate_argnums=0).lower(lanes[0]).compile()
+        require_room_to_run(compiled, self._mesh.size, self.algorithm.config.num_envs)
+        self._compiled[key] = compiled
 
     def update(self, lanes: list[Progressing]) -> tuple[list[Progressing], dict[str, np.ndarray]]:
         """One iteration of every training; the given states are used up.

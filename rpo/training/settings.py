@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib.util
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from rpo import algorithms, envs
 from rpo.envs.base import Env
-from rpo.errors import SettingsError
+from rpo.errors import SettingsError, suggestion
 from rpo.training.presets import preset_candidates, preset_settings
+from rpo.training.task_check import check_env
+from rpo.training.task_files import is_task_file, load_task
 from rpo.training.typed import typed
 
 MAX_TRAININGS = 1024
@@ -180,7 +178,7 @@ def task_settings_class(task: str | Env) -> type[Any] | None:
     Raises:
         ValueError: if there is no such task.
     """
-    if isinstance(task, Env) or ":" in task:
+    if isinstance(task, Env) or is_task_file(task):
         return None
     settings_class: type[Any] = envs.settings_class(task)
     return settings_class
@@ -189,13 +187,18 @@ def task_settings_class(task: str | Env) -> type[Any] | None:
 def make_env(task: str | Env, task_settings: Mapping[str, Any]) -> Env:
     """The environment of a resolved task.
 
+    A task that is a file is executed.
+
     Raises:
         ValueError: if the task or a setting is unknown.
+        TaskError: if a user's own environment fails, or gives other shapes than it says.
     """
     if isinstance(task, Env):
+        if not type(task).__module__.startswith("rpo.envs."):
+            check_env(task)
         return task
-    if ":" in task:
-        return _env_from_file(*task.rsplit(":", 1))
+    if is_task_file(task):
+        return load_task(task)
     return envs.make(task, **typed(envs.settings_class(task), task_settings))
 
 
@@ -230,10 +233,8 @@ def _sort(
     known = [name for names in owners.values() for name in names]
     for name in settings:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
             raise SettingsError(
-                f"unknown setting {name!r}{hint} for {algorithm} on {task}; "
+                f"unknown setting {name!r}{suggestion(name, known)} for {algorithm} on {task}; "
                 f"known: {', '.join(known)}"
             )
     return {
@@ -244,21 +245,3 @@ def _sort(
 
 def _field_names(settings_class: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(settings_class)]
-
-
-def _env_from_file(file: str, name: str) -> Env:
-    """An instance of the environment class `name` of a Python file."""
-    path = Path(file)
-    if not path.is_file():
-        raise SettingsError(f"there is no file {file} (a task of your own is FILE.py:CLASS)")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    env_class = getattr(module, name, None)
-    if not (isinstance(env_class, type) and issubclass(env_class, Env)):
-        raise SettingsError(f"{file} defines no environment class {name}")
-    build: Callable[[], Env] = env_class
-    return build()
