@@ -118,7 +118,8 @@ def _first_paragraph(box: str) -> str:
         if not text.strip("─"):
             break
         words.append(text)
-    return " ".join(" ".join(words).split())
+    text = " ".join(" ".join(words).split())
+    return re.sub(r"^Error parsing \w+: ", "", text)  # tyro's name of a group of settings
 
 
 def value_of(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -120,7 +120,8 @@ def plot_runs(runs: Sequence[Run], output: Path) -> Path:
             _draw(over_steps, band(curves, "steps"), label, len(curves), color)
             _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
         _label(over_steps, over_seconds, task)
-    figure.savefig(output, dpi=150)
+    with matplotlib.rc_context({"text.parse_math": False}):  # names are not formulas
+        figure.savefig(output, dpi=150)
     return output
 
 
