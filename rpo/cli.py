@@ -16,19 +16,16 @@ import tyro
 import rpo
 from rpo.arguments import (
     UsageError,
-    flags_of,
     parse,
-    require_known_flags,
-    value_of,
 )
 from rpo.errors import suggestion
-from rpo.runtime import Processes
 
 USAGE = """usage: rpo COMMAND ...
 
 commands:
   rpo train TASK           train a policy; `rpo train TASK --help` lists every setting
   rpo train --resume RUN   continue a run that was interrupted
+  rpo train --from RUN     start a new run from a finished one, longer or with other settings
   rpo evaluate RUN         returns of full episodes with a trained policy
   rpo plot RUN...          learning curves over steps and over seconds
   rpo reproduce TARGET     a table or figure of the paper, such as table1 or figure3
@@ -37,21 +34,6 @@ commands:
   rpo check-gradients TASK compare a task's gradients with finite differences
 
 `rpo COMMAND --help` says more."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ResumeArguments:
-    """Continues an interrupted run, with the settings it has.
-
-    Args:
-        resume: run directory.
-        trust: execute the file that the run names as its task.
-        processes: where the others are.
-    """
-
-    resume: Path
-    trust: bool = False
-    processes: Processes = dataclasses.field(default_factory=Processes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,76 +169,16 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from rpo import api
-    from rpo.training.processes import join
+    from rpo.train_command import train
 
-    task = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    resume, _ = value_of("resume", arguments)
-    if resume is not None:
-        known = ["resume", "trust", *flags_of("processes", ResumeArguments(Path()))]
-        require_known_flags(arguments, known, "a resumed run keeps its settings")
-        resumed = parse(ResumeArguments, arguments, "rpo train")
-        join(resumed.processes)
-        api.train(_task_of(resumed.resume, task, resumed.trust), resume=resumed.resume)
-        return 0
-    if task is None:
-        if {"-h", "--help"} & set(arguments):
-            print("usage: rpo train TASK [settings]; `rpo train TASK --help` lists them\n")
-            return _tasks([])
-        raise UsageError(f"name a task: rpo train TASK, with TASK one of {_known_tasks()}")
-    algorithm, arguments = value_of("algorithm", arguments)
-    preset, arguments = value_of("preset", arguments)
-    algorithm, preset = algorithm or "rpo", preset or "fast"
-    form, default = _train_form(task, algorithm, preset)
-    known = [name for owner in vars(default) for name in flags_of(owner, default)]
-    require_known_flags(arguments, known, f"rpo train {task} --help explains them")
-    parsed: Any = parse(form, arguments, f"rpo train {task}", default)
-    settings = {
-        name: value
-        for group in ("run", "method", "task_settings")
-        if hasattr(parsed, group)
-        for name, value in vars(getattr(parsed, group)).items()
-    }
-    join(parsed.processes)
-    api.train(task, algorithm, preset=preset, run_dir=parsed.run_dir, **settings)
-    return 0
-
-
-def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]:
-    """A dataclass of everything `rpo train` can set for this task, and the preset's values."""
-    from rpo import algorithms
-    from rpo.training import SettingsError
-    from rpo.training.presets import preset_settings
-    from rpo.training.settings import RunSettings, task_settings_class
-
-    try:
-        config = algorithms.config_class(algorithm)(**preset_settings(algorithm, task, preset))
-        task_class = task_settings_class(task)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    shown = tyro.conf.arg(help="Method: " + ", ".join(algorithms.names()))
-    groups: list[tuple[str, Any, Any]] = [
-        ("algorithm", Annotated[str, shown], algorithm),
-        ("preset", Annotated[str, tyro.conf.arg(help="Settings to start from.")], preset),
-        (
-            "run_dir",
-            Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")],
-            None,
-        ),
-        ("run", RunSettings, RunSettings()),
-        ("method", type(config), config),
-        ("processes", Processes, Processes()),
-    ]
-    if task_class is not None:
-        groups.append(("task_settings", task_class, task_class()))
-    form = dataclasses.make_dataclass("Train", [(name, kind) for name, kind, _ in groups])
-    form.__doc__ = (
-        f"Trains a policy for {task}. Defaults are those of {algorithm}, preset {preset}."
-    )
-    return form, form(**{name: value for name, _, value in groups})
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("usage: rpo train TASK [settings]; `rpo train TASK --help` lists them\n")
+        return _tasks([])
+    return train(arguments)
 
 
 def _evaluate(arguments: list[str]) -> int:
+    from rpo.train_command import task_of
     from rpo.training import evaluate
     from rpo.training.cache import enable_compilation_cache
 
@@ -268,7 +190,7 @@ def _evaluate(arguments: list[str]) -> int:
         deterministic=given.deterministic,
         checkpoint=given.checkpoint,
         seed=given.seed,
-        env=_task_of(given.run, given.task, given.trust),
+        env=task_of(given.run, given.task, given.trust),
     )
     print(evaluation)
     return 0
@@ -289,13 +211,6 @@ def _reproduce(arguments: list[str]) -> int:
     from rpo.report.command import ReproduceArguments, run
 
     return run(parse(ReproduceArguments, arguments, "rpo reproduce"))
-
-
-def _task_of(run: Path, task: str | None, trust: bool) -> str | None:
-    """What the user names as a run's task, or with his trust the file that the run names."""
-    from rpo.training import Run
-
-    return Run.load(run).recorded_task if task is None and trust else task
 
 
 def _tasks(arguments: list[str]) -> int:

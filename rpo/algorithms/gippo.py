@@ -146,6 +146,12 @@ class GIPPO(FirstOrderAlgorithm):
     config: GIPPOConfig = eqx.field(static=True)
     axis: str | None = eqx.field(static=True, default=None)
 
+    def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
+        """See `Algorithm.continued`; the regression's rate starts anew."""
+        state = super().continued(fresh, old)
+        method = dataclasses.replace(old.method, rate_scale=fresh.method.rate_scale)
+        return dataclasses.replace(state, method=method)
+
     @property
     def ppo_optimizer(self) -> Optimizer:
         """Of the PPO phase."""

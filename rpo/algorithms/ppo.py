@@ -247,6 +247,12 @@ class PPO(Algorithm):
             method=PPOState(new_normalizer(1), jnp.asarray(config.learning_rate, dtype)),
         )
 
+    def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
+        """See `Algorithm.continued`; the learning rate starts anew."""
+        state = super().continued(fresh, old)
+        method = PPOState(old.method.value_normalizer, fresh.method.learning_rate)
+        return dataclasses.replace(state, method=method)
+
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
         """See `Algorithm.update`."""
         collect_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))

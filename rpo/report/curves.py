@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -92,6 +93,7 @@ def band(curves: Sequence[Curve], axis: str) -> Band:
     return Band(grid, values.mean(axis=0), values.std(axis=0))
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # names are not formulas
 def plot_runs(runs: Sequence[Run], output: Path) -> Path:
     """Draws runs, one row per task; runs that differ only in their seeds become one line.
 
@@ -120,8 +122,7 @@ def plot_runs(runs: Sequence[Run], output: Path) -> Path:
             _draw(over_steps, band(curves, "steps"), label, len(curves), color)
             _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
         _label(over_steps, over_seconds, task)
-    with matplotlib.rc_context({"text.parse_math": False}):  # names are not formulas
-        figure.savefig(output, dpi=150)
+    figure.savefig(output, dpi=150)
     return output
 
 

@@ -141,7 +141,7 @@ def _pointer(directory: Path) -> dict[str, Any] | None:
         contents = read_json(pointer)
         name = contents["checkpoint"]
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a checkpoint")
+            raise ValueError(f"{name[:40]!r} is no name of a checkpoint")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except RunError as error:

@@ -19,13 +19,13 @@ from jaxtyping import Array, Bool, Float, Int
 from rpo.algorithms.base import Environments, start_environments
 from rpo.algorithms.devices import environment_keys
 from rpo.envs.base import Env
-from rpo.errors import CheckpointError, RunError, SettingsError
+from rpo.errors import RunError, SettingsError
 from rpo.nets import policy_action
-from rpo.training.checkpoint import last_checkpoint, restore_last
-from rpo.training.program import Actor, Program
+from rpo.training.checkpoint import last_checkpoint
+from rpo.training.origin import restore
+from rpo.training.program import Actor
 from rpo.training.run import Run
 from rpo.training.run_files import set_aside, write_json
-from rpo.training.selection import Race
 
 STEPS_PER_CALL = 125
 """Steps of one compiled call; between calls the evaluation may find that all episodes are over."""
@@ -213,22 +213,14 @@ def load_policies(
         raise SettingsError(f"checkpoint is {checkpoint!r}, must be 'last' or 'best'")
     run = run if isinstance(run, Run) else Run.load(Path(run))
     resolved = run.resolved(env)
-    one_device = dataclasses.replace(resolved.run_settings, devices=None)  # whatever it had
-    program = Program(dataclasses.replace(resolved, run_settings=one_device))
-    found = restore_last(run.checkpoints, program.shapes)
-    if found is None:
-        raise CheckpointError(f"{run.path} holds no checkpoint yet")
-    path, state, facts = found
-    if facts.get("run") != run.config.get("id"):
-        raise CheckpointError(f"checkpoint {path} is of another run")
-    race = Race.resume(program.selection, facts, path)
-    returns = jax.vmap(lambda episodes: episodes.metrics()["episode_return"])(state.train.episodes)
+    restored = restore(run, resolved)
+    state, name = restored.state, restored.path.name
     actors = (
         state.best if checkpoint == "best" else Actor(state.train.policy, state.train.normalizer)
     )
     return [
-        Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env, path.name)
-        for k in race.leaders(np.asarray(returns))
+        Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env, name)
+        for k in restored.leaders
     ]
 
 

@@ -28,13 +28,20 @@ from rpo.training.checkpoint import (
 from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Speed, Status, make_reporter
 from rpo.training.metrics import Mark, Records
+from rpo.training.origin import (
+    begin,
+    origin_of,
+    restore,
+    resume_settings,
+    settings_from,
+    started_from,
+)
 from rpo.training.program import Actor, Program, Progressing
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, one_line, resolve
 from rpo.training.signals import noted_signals
-from rpo.training.task_check import culprit
-from rpo.training.task_files import is_task_file
+from rpo.training.task_check import broken_states
 
 MAX_SKIPPED_UPDATES = 10
 """So many updates in a row with a gradient that is not finite end the training."""
@@ -71,11 +78,12 @@ def train(
     algorithm: str = "rpo",
     *,
     preset: str = "fast",
-    seed: int = 0,
-    seeds: int = 1,
+    seed: int | None = None,
+    seeds: int | None = None,
     total_steps: int | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
+    from_run: str | os.PathLike[str] | None = None,
     callbacks: Sequence[Callback] = (),
     verbose: bool = True,
     **settings: Any,
@@ -89,11 +97,13 @@ def train(
         task: name of a shipped task, `file.py:Class`, or an environment. Not needed to resume.
         algorithm: name of the method.
         preset: name of the settings to start from.
-        seed: of the first training.
-        seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
+        seed: of the first training, 0 by default.
+        seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program; by default 1.
         total_steps: environment steps of each training; the preset's by default.
         run_dir: new directory for the run, by default one under `runs`.
         resume: run directory to continue, with the settings it has; give no others.
+        from_run: run directory to start from, in a new one: with its policies, critics and
+            settings, but for those given here (`rpo.training.origin`).
         callbacks: called after every iteration and at the end.
         verbose: report progress on standard output.
         settings: further settings of the method, the task or the run, by name.
@@ -117,20 +127,29 @@ def train(
     with processes.partners_needed(lost), contextlib.ExitStack() as held:
         if resume is not None:
             run = _shared(lambda: Run.load(resume))
-            resolved = _resume_settings(run, task, total_steps, settings)
+            resolved = resume_settings(run, task, total_steps, settings)
             program = Program(resolved)
         else:
+            asked = {"seed": seed, "seeds": seeds, "total_steps": total_steps}
+            settings |= {name: value for name, value in asked.items() if value is not None}
+            origin = None
+            if from_run is not None:
+                origin = Run.load(from_run)
+                env = task
+                task, algorithm, preset, settings = settings_from(origin, env, algorithm, settings)
             if task is None:
-                raise SettingsError("name a task to train, or a run to resume")
-            settings |= {"seed": seed, "seeds": seeds}
-            if total_steps is not None:
-                settings["total_steps"] = total_steps
+                raise SettingsError("name a task to train, or a run to resume or to start from")
             resolved = resolve(task, algorithm, preset, settings)
             processes.require_alike(resolved)
             program = Program(resolved)  # refuses impossible settings before anything is written
             program.require_fitting()
             path = Path(run_dir) if run_dir is not None else None
-            run = _shared(lambda: Run.create(path, resolved))
+            facts = None
+            if origin is not None:
+                restored = restore(origin, origin.resolved(resolved.env))
+                facts = origin_of(origin, restored)
+                started_from(program, program.shapes(), restored)  # refuses what does not fit
+            run = _shared(lambda: Run.create(path, resolved, facts))
         run.env = resolved.env  # to be evaluated here without asking for it again
         reporter = make_reporter(verbose and processes.is_first())
         held.callback(reporter.close)
@@ -223,7 +242,9 @@ class _Training:
         facts = processes.share(read)
         if facts is None:
             self.reporter.phase("preparing networks and environments")
-            lanes = self.program.init()
+            lanes = begin(self.program, self.run)
+            if "origin" in self.run.config:
+                self._save(lanes)  # from now on the run does not need the other
         else:
             if not stacked:  # this process did not read; the first one's state will take its place
                 shapes = self.program.shapes(facts["iteration"])
@@ -271,17 +292,12 @@ class _Training:
 
     def _watch_states(self) -> None:
         """Ends a training in which no step is finite, and says once if some are not."""
-        broken = self.metrics.get("non_finite_states")
-        if broken is None or not broken.any():
-            return
-        share = float(broken.max()) / self.steps_per_iteration
-        if share >= 1:
-            raise TrainingError(
-                f"seed {self.program.seeds[int(np.argmax(broken))]}: in iteration "
-                f"{self.iteration} every step gave a state, observation or reward that is not "
-                f"finite, so there is nothing to learn from; {culprit(self.program.env)}"
-            )
-        if not self.warned and processes.is_first():
+        share, trouble = broken_states(
+            self.metrics, self.steps_per_iteration, self.program.seeds, self.program.env
+        )
+        if trouble:
+            raise TrainingError(f"in iteration {self.iteration} {trouble}")
+        if share and not self.warned and processes.is_first():
             self.warned = True
             self.reporter.message(
                 f"warning: in iteration {self.iteration}, {share:.1%} of the steps gave a state, "
@@ -386,31 +402,6 @@ class _Training:
 
     def _steps_after(self, iteration: int) -> int:
         return self.program.selection.spent(iteration) * self.steps_per_iteration
-
-
-def _resume_settings(
-    run: Run, task: str | Env | None, total_steps: int | None, settings: dict[str, Any]
-) -> Resolved:
-    """The settings of a run to be resumed, all of them its own.
-
-    Learning-rate schedules depend on the number of steps, so a run cannot be made longer either.
-    """
-    if settings:
-        names = ", ".join(sorted(settings))
-        raise SettingsError(f"a resumed run keeps its settings; leave out {names}")
-    name = task.spec.name if isinstance(task, Env) else task
-    # a file may lie elsewhere
-    known, given = (x and x.rpartition(":")[2] for x in (run.config["task"], name))
-    if given is not None and given != known:
-        raise SettingsError(f"{run.path} is a run of {run.config['task']}, not of {name}")
-    stored = run.config["algorithm_settings"].get("total_steps")
-    if total_steps is not None and total_steps != stored:
-        raise SettingsError(
-            f"{run.path} was started for {stored} steps and its learning rates follow that; "
-            "start a new run for another number"
-        )
-    own = isinstance(task, Env) or (task is not None and is_task_file(task))
-    return run.resolved(task if own else None)
 
 
 def _require_finite_updates(metrics: dict[str, np.ndarray], seeds: list[int]) -> None:

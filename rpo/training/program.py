@@ -99,9 +99,13 @@ class Program:
         """
         require_fitting(self, self.algorithm.config)
 
-    def init(self) -> list[Progressing]:
-        """Fresh states."""
-        keys = self._keys()
+    def init(self, generation: int = 0) -> list[Progressing]:
+        """Fresh states.
+
+        Args:
+            generation: runs that led to this one; each has random numbers of its own.
+        """
+        keys = self._keys(generation)
         if self.mapped:
             stacked: Progressing = jax.jit(jax.vmap(self._init))(jnp.stack(keys))
         else:
@@ -207,11 +211,13 @@ class Program:
         """What a compiled step depends on."""
         return (*self._mesh.devices.shape, self.count if self.mapped else 1)
 
-    def _keys(self) -> list[UInt32[Array, "2"]]:
+    def _keys(self, generation: int) -> list[UInt32[Array, "2"]]:
         """Of all trainings: candidate 0 of a seed has the key of the seed."""
         keys = []
         for seed in self.seeds:
             key = jax.random.key(seed)
+            if generation:  # numbers of candidates are far smaller
+                key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), generation)
             others = [jax.random.fold_in(key, c) for c in range(1, self.selection.candidates)]
             keys += [jax.random.key_data(one) for one in (key, *others)]
         return keys

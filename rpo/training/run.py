@@ -61,12 +61,15 @@ class Run:
         self.env = env
 
     @classmethod
-    def create(cls, path: Path | None, resolved: Resolved) -> Run:
+    def create(
+        cls, path: Path | None, resolved: Resolved, origin: dict[str, Any] | None = None
+    ) -> Run:
         """Makes a new run directory.
 
         Args:
             path: where; must not hold anything yet. None: a new directory under `runs`.
             resolved: all settings.
+            origin: the run that it starts from, if any, see `rpo.training.origin`.
 
         Raises:
             RunError: if something is there already.
@@ -87,6 +90,8 @@ class Run:
             "task_settings": resolved.task_settings,
             "sessions": [],
         }
+        if origin is not None:
+            config["origin"] = origin
         if is_task_file(resolved.task):
             config["task_file"] = parse_task_file(resolved.task).facts()
         run = cls(path, config, resolved.env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -97,6 +98,32 @@ def _require(env: Env, what: str, found: Any, wanted: tuple[int, ...], words: st
             f"{type(env).__name__}.{what} gives the shape {shape} for {wanted[0]} environments, "
             f"must give {words}{wanted}\n{_REMEDY}"
         )
+
+
+def broken_states(
+    metrics: Mapping[str, np.ndarray], steps: int, seeds: Sequence[int], env: Env
+) -> tuple[float, str]:
+    """Whether an iteration's numbers are finite.
+
+    Args:
+        metrics: one value per seed.
+        steps: of each seed.
+        seeds: by row.
+        env: the task.
+
+    Returns:
+        the largest share of a seed's steps that are not, and in words what is wrong if all are.
+    """
+    broken = metrics.get("non_finite_states")
+    if broken is None or not broken.any():
+        return 0.0, ""
+    share = float(broken.max()) / steps
+    if share < 1:
+        return share, ""
+    return share, (
+        f"every step of seed {seeds[int(np.argmax(broken))]} gave a state, observation or reward "
+        f"that is not finite, so there is nothing to learn from; {culprit(env)}"
+    )
 
 
 def culprit(env: Env, episodes: int = 4, steps: int = 3) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -78,7 +77,7 @@ def _whole(name: str, value: Any) -> int:
 def _finite(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(name, value, "a number")
-    if not (math.isfinite(value) and abs(value) <= LARGEST_FLOAT):
+    if not abs(value) <= LARGEST_FLOAT:
         raise _wrong(name, value, f"finite, and at most {LARGEST_FLOAT:g} in magnitude")
     return float(value)
 

@@ -93,7 +93,7 @@ def test_settings_of_the_wrong_kind(copy: Path, change: Callable, message: str) 
 )
 def test_no_config_at_all(copy: Path, text: str) -> None:
     (copy / "config.json").write_text(text)
-    with pytest.raises(RunError, match="config.json") as caught:
+    with pytest.raises(RunError, match=r"config\.json") as caught:
         Run.load(copy)
     one_line(caught.value)
 
@@ -115,6 +115,7 @@ def test_links_and_pipes_are_not_followed(copy: Path, tmp_path: Path) -> None:
     assert mine.read_text() == "precious"
 
 
+HEAD = "iteration,seed,env_steps,seconds,steps_per_second"
 METRICS = {"a": np.array([1.5]), "b": np.array([np.nan])}
 TIMES = {"seconds": 1.0, "steps_per_second": 2.0}
 

@@ -101,8 +101,8 @@ def test_trust_finds_the_recorded_file_from_anywhere(
 
 def test_a_changed_file_is_noticed(mine: tuple[str, Path]) -> None:
     task, path = mine
-    with Path(task.rpartition(":")[0]).open("a") as file:
-        file.write("# changed\n")
+    path_of_task = Path(task.rpartition(":")[0])
+    path_of_task.write_text(path_of_task.read_text() + "# changed\n")
     with pytest.raises(RunError, match=r"is not the file that .* was trained with"):
         _ = Run.load(path).recorded_task
     with pytest.warns(UserWarning, match="sha256 differs"):
