@@ -84,8 +84,9 @@ def _train_from(path: Path, task: str | None, arguments: list[str]) -> int:
     if preset is not None:
         raise UsageError("a run that starts from another has its settings, not those of a preset")
     task = task_of(path, task, trust)
+    one = {"devices": 1}  # JAX must not start before the processes have joined
     given, algorithm, preset, settings = settings_from(
-        Run.load(path), task, algorithm or "rpo", {"devices": 1}
+        Run.load(path), task, algorithm or "rpo", one
     )
     resolved = resolve(given, algorithm, preset, settings)
     task_class = task_settings_class(given)

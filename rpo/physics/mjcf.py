@@ -161,12 +161,20 @@ def _parse(source: Source) -> tuple[str, Any]:
     label, read = text, mujoco.MjSpec.from_file
     if text.lstrip().startswith("<"):
         label, read = "robot description", mujoco.MjSpec.from_string
-    elif not Path(text).exists():
-        raise FileNotFoundError(f"{text}: no such robot description")
+    elif not _exists(text):
+        shown = repr(text) if len(text) < 200 else f"{text[:100]!r}..."
+        raise FileNotFoundError(f"{shown}: no such robot description")
     _attempt(label, check_text, text)
     spec = _attempt(label, read, text)
     _attempt(label, check_spec, spec)
     return label, spec
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long, or with characters that no name has
+        return False
 
 
 def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -335,13 +335,20 @@ def _hush_closed_loops() -> None:
     if _hushed:
         return
     _hushed = True
-    before = sys.excepthook
+    raised, unraisable = sys.excepthook, sys.unraisablehook
+
+    def closed(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            before(kind, error, trace)
+        if not closed(error):
+            raised(kind, error, trace)
 
-    sys.excepthook = hook
+    def unraisable_hook(told: Any) -> None:
+        if not closed(told.exc_value):
+            unraisable(told)
+
+    sys.excepthook, sys.unraisablehook = hook, unraisable_hook
 
 
 def _first_line(error: BaseException) -> str:

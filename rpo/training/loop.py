@@ -31,7 +31,7 @@ from rpo.training.metrics import Mark, Records
 from rpo.training.origin import (
     begin,
     origin_of,
-    restore,
+    restore_origin,
     resume_settings,
     settings_from,
     started_from,
@@ -146,7 +146,7 @@ def train(
             path = Path(run_dir) if run_dir is not None else None
             facts = None
             if origin is not None:
-                restored = restore(origin, origin.resolved(resolved.env))
+                restored = restore_origin(origin, resolved.env)
                 facts = origin_of(origin, restored)
                 started_from(program, program.shapes(), restored)  # refuses what does not fit
             run = _shared(lambda: Run.create(path, resolved, facts))

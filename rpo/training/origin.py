@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rpo.envs import names
 from rpo.envs.base import Env
 from rpo.errors import CheckpointError, RunError, SettingsError
 from rpo.training import processes
@@ -43,6 +44,16 @@ class Restored:
     leaders: list[int]
     facts: dict[str, Any]
     path: Path
+
+
+def restore_origin(run: Run, env: Env) -> Restored:
+    """Reads the newest checkpoint of a run that another, with this environment, starts from.
+
+    Raises:
+        RunError: see `restore`.
+    """
+    own = run.config["task"] in names()  # perhaps another task, or with other settings
+    return restore(run, run.resolved(None if own else env))
 
 
 def restore(run: Run, resolved: Resolved) -> Restored:
@@ -88,6 +99,12 @@ def settings_from(
     if algorithm not in (resolved.algorithm, "rpo"):
         raise SettingsError(f"{run.path} was trained by {resolved.algorithm}, not by {algorithm}")
     kept = dict(vars(resolved.config))
+    for name in ("critic", "num_critics"):  # the same numbers would mean something else
+        if name in kept and settings.get(name, kept[name]) != kept[name]:
+            raise SettingsError(
+                f"{name} is {settings[name]}; a run that starts from another keeps its critics "
+                f"({kept[name]})"
+            )
     if "warmup_steps" in kept:  # of random actions, which the policy is past
         kept["warmup_steps"] = 0
     same_task = env is None or env == resolved.task
@@ -144,7 +161,7 @@ def reopen(origin: Mapping[str, Any], env: Env) -> Restored:
         RunError: if it is not there any more, or has gone on since.
     """
     run = Run.load(os.fspath(str(origin.get("path"))))
-    restored = restore(run, run.resolved(env))
+    restored = restore_origin(run, env)
     if restored.facts["digest"] != origin.get("digest"):
         raise RunError(
             f"{run.path} has gone on since this run started from it; start this run again"
