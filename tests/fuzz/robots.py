@@ -24,13 +24,18 @@ ODD = ("nan", "inf", "-inf", "1e300", "-1e300", "1e-300", "1e13", "-1", "0", "",
 SIZES = ("1000000000", "99999", "501", "4097", "-5", "2147483648", "1e9")
 
 
+def weighted(*given: tuple[int, st.SearchStrategy]) -> st.SearchStrategy:
+    """One of several strategies, each so often; `one_of` drops repetitions."""
+    each = [strategy for count, strategy in given for _ in range(count)]
+    return st.integers(0, len(each) - 1).flatmap(each.__getitem__)
+
+
 def number() -> st.SearchStrategy[str]:
     """Mostly an ordinary number, now and then an odd one."""
     ordinary = st.floats(-3, 3, allow_nan=False).map(lambda x: f"{x:.4g}")
     positive = st.floats(0.01, 1.0).map(lambda x: f"{x:.4g}")
-    return st.one_of(
-        *(positive,) * 20, *(ordinary,) * 10, st.sampled_from(ODD), st.floats().map(repr)
-    )
+    odd = st.one_of(st.sampled_from(ODD), st.floats().map(repr))
+    return weighted((40, positive), (20, ordinary), (1, odd))
 
 
 def numbers(low: int, high: int) -> st.SearchStrategy[str]:
@@ -40,7 +45,9 @@ def numbers(low: int, high: int) -> st.SearchStrategy[str]:
 
 def names() -> st.SearchStrategy[str]:
     """Few enough to meet one another, and some that are no names."""
-    return st.one_of(st.sampled_from(("a", "b", "c", "nan", "world", "")), st.text(max_size=6))
+    unique = st.integers(0, 10**6).map(lambda k: f"n{k}")
+    odd = st.one_of(st.sampled_from(("a", "b", "nan", "world", "")), st.text(max_size=6))
+    return weighted((20, unique), (1, odd))
 
 
 def attributes(**known: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, str]]:
@@ -51,7 +58,7 @@ def attributes(**known: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, s
         max_size=1,
     )
     fixed = st.fixed_dictionaries({}, optional=known)
-    return st.one_of(fixed, fixed, fixed, st.builds(lambda a, b: a | b, fixed, stray))
+    return weighted((20, fixed), (1, st.builds(lambda a, b: a | b, fixed, stray)))
 
 
 def element(tag: str, given: dict[str, str], children: list[ElementTree.Element] = []):  # noqa: B006
@@ -67,6 +74,11 @@ def one(tag: str, **known: st.SearchStrategy[str]) -> st.SearchStrategy[ElementT
     return attributes(**known).map(lambda given: element(tag, given))
 
 
+def whole(tag: str, **known: st.SearchStrategy[str]) -> st.SearchStrategy[ElementTree.Element]:
+    """An element with all of these attributes."""
+    return st.fixed_dictionaries(known).map(lambda given: element(tag, given))
+
+
 def choice(*words: str) -> st.SearchStrategy[str]:
     return st.sampled_from(words)
 
@@ -74,7 +86,7 @@ def choice(*words: str) -> st.SearchStrategy[str]:
 JOINT = one(
     "joint",
     name=names(),
-    type=choice("hinge", "slide", "hinge", "free", "ball", "odd"),
+    type=weighted((9, choice("hinge", "slide", "free")), (1, choice("ball", "odd"))),
     axis=numbers(3, 3),
     pos=numbers(3, 3),
     range=numbers(2, 2),
@@ -84,17 +96,18 @@ JOINT = one(
     springref=number(),
     ref=number(),
     limited=choice("true", "false", "auto"),
-    frictionloss=choice("0", "1"),
+    frictionloss=weighted((9, choice("0")), (1, choice("1"))),
 )
 GEOM = one(
     "geom",
     name=names(),
-    type=choice("sphere", "capsule", "box", "sphere", "cylinder", "plane", "mesh", "ellipsoid"),
-    size=numbers(1, 3),
-    fromto=numbers(6, 6),
+    type=weighted(
+        (6, choice("sphere", "capsule", "box")),
+        (1, choice("cylinder", "plane", "mesh", "ellipsoid")),
+    ),
+    size=numbers(3, 3),
     pos=numbers(3, 3),
     quat=numbers(4, 4),
-    euler=numbers(3, 3),
     mass=number(),
     density=number(),
     friction=numbers(1, 3),
@@ -102,12 +115,12 @@ GEOM = one(
     conaffinity=choice("0", "1"),
     mesh=names(),
 )
+PLAIN = st.just("0.1").map(lambda size: element("geom", {"size": size}))
 INERTIAL = one(
     "inertial",
     pos=numbers(3, 3),
     mass=number(),
-    diaginertia=numbers(3, 3),
-    fullinertia=numbers(6, 6),
+    diaginertia=number().map(lambda x: f"{x} {x} {x}"),
     quat=numbers(4, 4),
 )
 
@@ -116,17 +129,19 @@ def bodies() -> st.SearchStrategy[ElementTree.Element]:
     """A tree of bodies, among them copies and frames."""
     leaf = st.builds(
         lambda given, joints, geoms, inertial: element("body", given, joints + geoms + inertial),
-        attributes(name=names(), pos=numbers(3, 3), quat=numbers(4, 4), mocap=choice("true")),
-        st.lists(JOINT, max_size=2),
-        st.lists(st.one_of(GEOM, st.just(element("geom", {"size": "0.1"}))), max_size=2),
-        st.lists(INERTIAL, max_size=1),
+        attributes(name=names(), pos=numbers(3, 3), quat=numbers(4, 4)),
+        st.lists(JOINT, min_size=1, max_size=2),
+        st.lists(weighted((1, GEOM), (3, PLAIN)), min_size=1, max_size=2),
+        weighted((3, st.just([])), (1, st.lists(INERTIAL, max_size=1))),
     )
 
     def grown(children: st.SearchStrategy[ElementTree.Element]):
         wrapped = st.builds(
             element,
-            choice("frame", "body", "replicate"),
-            attributes(count=choice("2", "3", *SIZES), offset=numbers(3, 3), pos=numbers(3, 3)),
+            st.just("replicate"),
+            attributes(
+                count=weighted((5, choice("2", "3")), (1, choice(*SIZES))), offset=numbers(3, 3)
+            ),
             st.lists(children, max_size=2),
         )
         nested = st.builds(
@@ -134,7 +149,7 @@ def bodies() -> st.SearchStrategy[ElementTree.Element]:
             leaf,
             st.lists(children, max_size=3),
         )
-        return st.one_of(nested, nested, wrapped)
+        return weighted((3, nested), (1, wrapped))
 
     return st.recursive(leaf, grown, max_leaves=6)
 
@@ -185,12 +200,12 @@ REST = st.one_of(
 
 def mjcf() -> st.SearchStrategy[str]:
     """MJCF text."""
-    whole = st.builds(
+    text = st.builds(
         lambda rest, world: element("mujoco", {}, [*rest, element("worldbody", {}, world)]),
-        st.lists(REST, max_size=2),
-        st.lists(st.one_of(bodies(), bodies(), GEOM), min_size=1, max_size=3),
+        weighted((2, st.just([])), (1, st.lists(REST, max_size=2))),
+        st.lists(weighted((4, bodies()), (1, GEOM)), min_size=1, max_size=3),
     ).map(lambda tree: ElementTree.tostring(tree, encoding="unicode"))
-    return st.one_of(whole, whole, whole, damaged(st.sampled_from(ASSETS)))
+    return weighted((6, text), (1, damaged(st.sampled_from(ASSETS))))
 
 
 @st.composite
@@ -222,14 +237,14 @@ def urdf() -> st.SearchStrategy[str]:
                     | {"ixy": "0", "ixz": "0", "iyz": "0" if len(x[1]) % 7 else x[1]},
                 )
             ),
-            one("origin", xyz=numbers(3, 3), rpy=numbers(3, 3)),
+            whole("origin", xyz=numbers(3, 3), rpy=numbers(3, 3)),
         ).map(list),
     )
     shape = st.one_of(
-        one("sphere", radius=number()),
-        one("box", size=numbers(3, 3)),
-        one("cylinder", radius=number(), length=number()),
-        one("mesh", filename=choice("/dev/zero", "package://a/b.stl"), scale=numbers(3, 3)),
+        whole("sphere", radius=number()),
+        whole("box", size=numbers(3, 3)),
+        whole("cylinder", radius=number(), length=number()),
+        whole("mesh", filename=choice("/dev/zero", "package://a/b.stl"), scale=numbers(3, 3)),
     )
     collision = shape.map(lambda it: element("collision", {}, [element("geometry", {}, [it])]))
 
@@ -254,9 +269,9 @@ def urdf() -> st.SearchStrategy[str]:
             joint.append(element("axis", {"xyz": draw(numbers(3, 3))}))
             low, high = draw(st.one_of(st.just(("-1", "1")), st.tuples(number(), number())))
             joint.append(element("limit", {"lower": low, "upper": high, "effort": "1"}))
-            joint.append(draw(one("dynamics", damping=number(), friction=number())))
-            joint.append(draw(one("origin", xyz=numbers(3, 3), rpy=numbers(3, 3))))
+            joint.append(draw(whole("dynamics", damping=number(), friction=number())))
+            joint.append(draw(whole("origin", xyz=numbers(3, 3), rpy=numbers(3, 3))))
             parts.append(joint)
         return ElementTree.tostring(element("robot", {"name": "r"}, parts), encoding="unicode")
 
-    return st.one_of(robot(), robot(), damaged(robot()))
+    return weighted((6, robot()), (1, damaged(robot())))
