@@ -37,6 +37,7 @@ from rpo.training.origin import (
     started_from,
 )
 from rpo.training.program import Actor, Program, Progressing
+from rpo.training.progress import Callback, Progress
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, one_line, resolve
@@ -45,32 +46,6 @@ from rpo.training.task_check import broken_states
 
 MAX_SKIPPED_UPDATES = 10
 """So many updates in a row with a gradient that is not finite end the training."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What callbacks are told after every iteration.
-
-    Args:
-        run: the run directory.
-        iteration: finished iterations.
-        total_iterations: of the whole run.
-        env_steps: environment steps of each seed, those of all its candidates together.
-        seconds: of training, earlier sessions included.
-        metrics: by name, one value per seed.
-        ended: the training has ended; told once more, after the last files are written.
-    """
-
-    run: Run
-    iteration: int
-    total_iterations: int
-    env_steps: int
-    seconds: float
-    metrics: dict[str, np.ndarray]
-    ended: bool = False
-
-
-Callback = Callable[[Progress], None]
 
 
 def train(
