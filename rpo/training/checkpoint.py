@@ -292,6 +292,8 @@ def _require_facts(path: Path, facts: Any) -> None:
     seconds = facts.get("seconds", 0.0)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
         raise ValueError("its facts name no training time")
+    if not isinstance(facts.get("digest"), str):
+        raise ValueError("its facts hold no digest")
     if not isinstance(arrays, dict) or not all(
         isinstance(one, list) and len(one) == 2 and isinstance(one[1], list)
         for one in arrays.values()
@@ -326,10 +328,10 @@ _hushed = False
 
 
 def _hush_closed_loops() -> None:
-    """Keeps the array library from printing a traceback per array that it no longer reads.
+    """Keeps the array library from printing a traceback per array that it does not read any more.
 
-    When one array cannot be read, its others still report to an event loop that has ended. The
-    error itself is raised as any other.
+    When one array cannot be read, the others' errors go to nobody, or to an event loop that has
+    ended. The first error is raised as any other.
     """
     global _hushed
     if _hushed:
@@ -348,7 +350,12 @@ def _hush_closed_loops() -> None:
         if not closed(told.exc_value):
             unraisable(told)
 
+    def wanted(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (closed(error) or "tensorstore" in str(error))
+
     sys.excepthook, sys.unraisablehook = hook, unraisable_hook
+    logging.getLogger("asyncio").addFilter(wanted)
 
 
 def _first_line(error: BaseException) -> str:

@@ -280,3 +280,22 @@ def test_candidates_that_cannot_be(numbers: Any) -> None:
     facts = {"iteration": 0, "candidates": numbers}
     with pytest.raises(CheckpointError, match="its candidates cannot be"):
         Race.resume(Selection(2, 100, 0.5), facts, Path("iteration_0"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts.pop("digest"),
+        lambda facts: facts.update(iteration=7),
+        lambda facts: facts.update(seconds="1"),
+        lambda facts: facts.update(arrays={"w": 3}),
+    ],
+)
+def test_facts_that_do_not_hold_together(tmp_path: Path, change: Callable) -> None:
+    path = save_checkpoint(tmp_path, {"w": np.ones(3)}, {"iteration": 5, "seconds": 1.0})
+    write_json(tmp_path / "last.json", {"checkpoint": path.name})  # files not described
+    facts = json.loads((path / "facts" / "metadata").read_text())
+    change(facts)
+    (path / "facts" / "metadata").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match="its facts"):
+        restore_checkpoint(path, {"w": np.ones(3)})
