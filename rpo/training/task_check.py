@@ -26,6 +26,10 @@ def check_env(env: Env) -> None:
     if not isinstance(getattr(env, "spec", None), EnvSpec):
         raise TaskError(f"{type(env).__name__} has no spec, an rpo.envs.EnvSpec")
     spec = env.spec
+    for name in ("observation_size", "action_size", "episode_length"):
+        value = getattr(spec, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value >= 2**31:
+            raise TaskError(f"{spec.name}: {name} is {value!r}, must be a whole number\n{_REMEDY}")
     taken = {spec.observation_size, spec.action_size, 1}
     count = next(number for number in range(3, 9) if number not in taken)
     action = jax.ShapeDtypeStruct((count, spec.action_size), jax.dtypes.canonicalize_dtype(float))
