@@ -131,7 +131,8 @@ def resume_settings(
     name = task.spec.name if isinstance(task, Env) else task
     # a file may lie elsewhere
     known, given = (x and x.rpartition(":")[2] for x in (run.config["task"], name))
-    if given is not None and given != known:
+    same_file = isinstance(task, Env) and is_task_file(run.config["task"])
+    if given is not None and given != known and not same_file:
         raise SettingsError(f"{run.path} is a run of {run.config['task']}, not of {name}")
     stored = run.config["algorithm_settings"].get("total_steps")
     if total_steps is not None and total_steps != stored:

@@ -215,11 +215,11 @@ def _classes(contents: bytes) -> list[str]:
 def _place(trace: TracebackType | None, path: Path) -> traceback.FrameSummary | None:
     """The innermost line of the user's: in the file, or in a module beside it."""
     directory, found = str(path.absolute().parent), None
-    library = str(Path(__file__).parents[1])
+    libraries = (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix)
     for frame in traceback.extract_tb(trace):
         mine = frame.filename == str(path.absolute()) or (
             frame.filename.startswith(directory + "/")
-            and not frame.filename.startswith(library)
+            and not frame.filename.startswith(libraries)
             and "site-packages" not in frame.filename
         )
         found = frame if mine else found
