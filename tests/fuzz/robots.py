@@ -27,7 +27,7 @@ SIZES = ("1000000000", "99999", "501", "4097", "-5", "2147483648", "1e9")
 def weighted(*given: tuple[int, st.SearchStrategy]) -> st.SearchStrategy:
     """One of several strategies, each so often; `one_of` drops repetitions."""
     each = [strategy for count, strategy in given for _ in range(count)]
-    return st.integers(0, len(each) - 1).flatmap(each.__getitem__)
+    return st.integers(0, len(each) - 1).flatmap(lambda k: each[k])
 
 
 def number() -> st.SearchStrategy[str]:
@@ -205,7 +205,9 @@ def mjcf() -> st.SearchStrategy[str]:
         weighted((2, st.just([])), (1, st.lists(REST, max_size=2))),
         st.lists(weighted((4, bodies()), (1, GEOM)), min_size=1, max_size=3),
     ).map(lambda tree: ElementTree.tostring(tree, encoding="unicode"))
-    return weighted((6, text), (1, damaged(st.sampled_from(ASSETS))))
+    return weighted(
+        (6, text), (1, damaged(st.integers(0, len(ASSETS) - 1).map(lambda k: ASSETS[k])))
+    )
 
 
 @st.composite

@@ -25,7 +25,8 @@ from rpo.physics.mjcf import load_mjcf, load_urdf
 from rpo.physics.model import Model
 from rpo.report.curves import curves_of
 from rpo.training import Run
-from rpo.training.checkpoint import restore_last
+from rpo.training.checkpoint import restore_last, save_checkpoint
+from rpo.training.evaluation import Evaluation, store_evaluation
 from rpo.training.metrics import Mark, MetricsTable
 from rpo.training.program import Program
 from rpo.training.selection import Race
@@ -142,7 +143,10 @@ class Runs:
     """A run directory that is damaged again and again."""
 
     def __init__(self) -> None:
-        self.work = Path(tempfile.mkdtemp(prefix="rpo_fuzz_"))
+        memory = Path("/dev/shm")  # where there is one: no disk is worn out
+        self.work = Path(
+            tempfile.mkdtemp(prefix="rpo_fuzz_", dir=memory if memory.is_dir() else None)
+        )
         self.env = tiny_env()
         self.mark = self.work / "executed"
         evil = f"import pathlib\npathlib.Path({str(self.mark)!r}).touch()"
@@ -151,11 +155,23 @@ class Runs:
         self.shapes: dict[str, Any] = {}
 
     def _make(self, path: Path) -> Path:
-        import rpo
+        """What a training of two iterations leaves; nothing is trained, to be quick."""
         from tests.training.fakes import TINY
 
-        quick = {"total_steps": 64 * 2, "seeds": 2, "evaluation_episodes": 2}
-        rpo.train(self.env, run_dir=path, verbose=False, **TINY | quick)
+        settings = TINY | {"total_steps": 64 * 2, "seeds": 2, "devices": 1}
+        resolved = resolve(self.env, settings=settings)
+        run, program = Run.create(path, resolved), Program(resolved)
+        table = MetricsTable(run.metrics_path, 0)
+        for iteration in (1, 2):
+            returns = {"episode_return": np.array([1.0, 2.0]), "value_loss": np.array([0.5, 0.25])}
+            times = {"seconds": iteration, "steps_per_second": 3.0}
+            table.write(iteration, 64 * iteration, times, run.seeds, returns)
+        table.close()
+        facts = {"iteration": 2, "seconds": 2.0, "candidates": [[0], [0]]}
+        facts |= {"run": run.config["id"], "metrics": dataclasses.asdict(table.mark)}
+        save_checkpoint(run.checkpoints, program.to_host(program.init()), facts)
+        ones = np.ones((2, 3))
+        store_evaluation(run, Evaluation(ones, ones.astype(int), True), checkpoint="last", seed=0)
         return path
 
     def open(self, done: list[runs.Damage]) -> None:

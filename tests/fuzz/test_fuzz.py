@@ -22,26 +22,23 @@ QUICK = settings(
 )
 
 
-@QUICK
-@settings(max_examples=150)
+@settings(QUICK, max_examples=150)
 @given(*STRATEGIES["mjcf"])
 def test_mjcf(xml: str) -> None:
     targets.robot(xml)
 
 
-@QUICK
-@settings(max_examples=100)
+@settings(QUICK, max_examples=100)
 @given(*STRATEGIES["urdf"])
 def test_urdf(xml: str, floating: bool) -> None:
     targets.urdf_robot(xml, floating)
 
 
-@QUICK
-@settings(max_examples=200)
+@settings(QUICK, max_examples=200)
 @given(*STRATEGIES["settings"])
 @example(("ant", "rpo", {"discount": 10**400}))
-def test_settings(given: tuple[str, str, dict[str, Any]]) -> None:
-    targets.settle(given)
+def test_settings(chosen: tuple[str, str, dict[str, Any]]) -> None:
+    targets.settle(chosen)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +48,7 @@ def damaged_runs() -> Iterator[targets.Runs]:
     made.close()
 
 
-@QUICK
-@settings(max_examples=60)
+@settings(QUICK, max_examples=60)
 @given(*STRATEGIES["runs"])
 def test_runs(damaged_runs: targets.Runs, done: list) -> None:
     damaged_runs.open(done)
