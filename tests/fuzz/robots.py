@@ -205,9 +205,8 @@ def mjcf() -> st.SearchStrategy[str]:
         weighted((2, st.just([])), (1, st.lists(REST, max_size=2))),
         st.lists(weighted((4, bodies()), (1, GEOM)), min_size=1, max_size=3),
     ).map(lambda tree: ElementTree.tostring(tree, encoding="unicode"))
-    return weighted(
-        (6, text), (1, damaged(st.integers(0, len(ASSETS) - 1).map(lambda k: ASSETS[k])))
-    )
+    shipped = st.integers(0, len(ASSETS) - 1).map(lambda k: ASSETS[k])
+    return weighted((6, text), (1, damaged(shipped)))
 
 
 @st.composite

@@ -6,19 +6,24 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import rpo
 from rpo import cli
 from rpo.errors import RunError, TaskError, TrainingError
 from rpo.training import Run
+from rpo.training.evaluation import evaluate_policy
+from rpo.training.loop import _Training
 from rpo.training.settings import resolve
 from rpo.training.task_check import check_env, culprit
 from rpo.training.task_files import load_task
 from tests.training.fakes import PENDULUM, TINY, Countdown, Echo
+from tests.training.test_evaluation import policy_for
 
 TASK = """
 import equinox as eqx
@@ -186,23 +191,30 @@ class NeverFinite(Echo):
         return action[:, 0] + jnp.nan
 
 
-class SometimesFinite(Countdown):
-    """Its reward is NaN in every tenth step."""
-
-    def reward(self, state, action, next_state):
-        return jnp.where(next_state[:, 0] % 10 == 9, jnp.nan, next_state[:, 0])
-
-
 def test_a_reward_that_is_never_finite_ends_the_training(train_tiny: Callable[..., Run]) -> None:
     with pytest.raises(TrainingError, match=r"NeverFinite\.reward gives 100% numbers"):
         train_tiny(NeverFinite())
 
 
-def test_one_that_is_sometimes_not_finite_is_told(train_tiny: Callable[..., Run], capsys) -> None:
-    with pytest.warns(UserWarning, match="episodes ended because a state, observation or reward"):
-        train_tiny(SometimesFinite(), verbose=True, total_steps=256, evaluation_episodes=2)
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning")]
-    assert "of the steps gave a state, observation or reward that is not finite" in line
+def test_numbers_that_are_sometimes_not_finite_are_told_once() -> None:
+    told: list[str] = []
+    training = SimpleNamespace(
+        metrics={"non_finite_states": np.array([0.0, 16.0])},
+        steps_per_iteration=64,
+        program=SimpleNamespace(seeds=[0, 1], env=Countdown()),
+        iteration=3,
+        warned=False,
+        reporter=SimpleNamespace(message=told.append),
+    )
+    for _ in range(2):
+        _Training._watch_states(training)  # type: ignore[arg-type]
+    (line,) = told
+    assert line.startswith("warning: in iteration 3, 25.0% of the steps gave a state, observation")
+
+
+def test_an_evaluation_tells_of_broken_episodes() -> None:
+    with pytest.warns(UserWarning, match="2 of 2 episodes ended because a state, observation or"):
+        assert evaluate_policy(policy_for(NeverFinite()), episodes=2).mean == 0
 
 
 def test_the_culprit_is_named() -> None:
