@@ -242,7 +242,7 @@ def sample(process: int) -> dict[str, float]:
 def watch(asked: argparse.Namespace, work: Path) -> int:
     """Trains and samples; see the module."""
     path = work / "run"
-    steps = {"total_steps": 10**12, "checkpoint_interval": 1.0}
+    steps = {"total_steps": 10**11, "checkpoint_interval": 1.0}
     words = [asked.tasks[0], "--run-dir", str(path), "--num-envs", "8", "--horizon", "8"]
     for name, value in steps.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
