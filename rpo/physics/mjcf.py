@@ -27,7 +27,6 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import mujoco
@@ -40,7 +39,7 @@ from rpo.physics.inertia import (
     reference_mass_properties,
     rotation_matrix,
 )
-from rpo.physics.mjcf_checks import check_model, check_spec, check_text
+from rpo.physics.mjcf_checks import check_model, check_spec, check_text, exists
 from rpo.physics.model import Floats, JointType, Model
 from rpo.physics.unsupported import (
     collides_with_ground,
@@ -161,20 +160,13 @@ def _parse(source: Source) -> tuple[str, Any]:
     label, read = text, mujoco.MjSpec.from_file
     if text.lstrip().startswith("<"):
         label, read = "robot description", mujoco.MjSpec.from_string
-    elif not _exists(text):
+    elif not exists(text):
         shown = repr(text) if len(text) < 200 else f"{text[:100]!r}..."
         raise FileNotFoundError(f"{shown}: no such robot description")
     _attempt(label, check_text, text)
     spec = _attempt(label, read, text)
     _attempt(label, check_spec, spec)
     return label, spec
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):  # too long, or with characters that no name has
-        return False
 
 
 def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:

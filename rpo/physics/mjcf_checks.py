@@ -48,6 +48,14 @@ _LARGEST: dict[str, float] = {
 _COPYING = ("replicate", "composite", "flexcomp")
 
 
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder; a text that cannot be a name is none."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long, or with characters that no name has
+        return False
+
+
 def check_text(source: str) -> None:
     """Checks a description before MuJoCo reads it.
 

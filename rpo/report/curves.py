@@ -63,7 +63,9 @@ def curves_of(run: Run) -> list[Curve]:
     curves = []
     for seed in run.seeds:
         rows = table["seed"] == seed
-        if "episode_return" in table:
+        if rows.any() and "episode_return" not in table:
+            raise RunError(f"{run.metrics_path} is damaged: it has no column episode_return")
+        if rows.any():
             rows &= np.isfinite(table["episode_return"])
         if not rows.any():
             continue

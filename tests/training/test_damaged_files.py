@@ -196,6 +196,13 @@ def test_reading_a_damaged_table(tmp_path: Path, text: str, message: str) -> Non
     one_line(caught.value)
 
 
+def test_a_table_without_returns_is_named(copy: Path, tmp_path: Path) -> None:
+    table = copy / "metrics.csv"
+    table.write_bytes(table.read_bytes().replace(b"episode_return", b"episode_rexurn"))
+    with pytest.raises(RunError, match="has no column episode_return"):
+        plot_runs([Run.load(copy)], tmp_path / "a.svg")
+
+
 def test_names_are_drawn_as_they_are(copy: Path, tmp_path: Path) -> None:
     changed(copy, lambda c: c.update(task="a.py:$\\frac{", preset="$x_"))
     assert plot_runs([Run.load(copy)], tmp_path / "a.svg").stat().st_size > 1000
