@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import trim_mean
 
+from rpo.errors import RunError
 from rpo.report.curves import curves_of, plot_runs
 from rpo.training import Run
-from rpo.training.errors import RunError
 
 POINTS = 200
 FEWEST_FOR_RANGE = 5

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,24 @@ T = TypeVar("T")
 
 class UsageError(Exception):
     """The command line cannot be understood; the message is one line."""
+
+
+_OTHER_NAMES = {
+    "gamma": "discount",
+    "lr": "actor_learning_rate",
+    "learning_rate": "actor_learning_rate",
+    "n_envs": "num_envs",
+    "environments": "num_envs",
+    "steps": "total_steps",
+    "timesteps": "total_steps",
+    "total_timesteps": "total_steps",
+    "n_steps": "horizon",
+    "rollout_length": "horizon",
+    "batch": "batch_size",
+    "algo": "algorithm",
+    "out": "output",
+}
+"""What settings are called elsewhere."""
 
 
 def parse(form: Callable[..., T], arguments: list[str], program: str, default: Any = None) -> T:
@@ -37,7 +56,7 @@ def parse(form: Callable[..., T], arguments: list[str], program: str, default: A
         with contextlib.redirect_stderr(complaint):
             parsed: T = tyro.cli(
                 form,
-                args=arguments,
+                args=_whole_numbers(form, default, arguments),
                 prog=program,
                 config=(tyro.conf.OmitArgPrefixes,),
                 **options,
@@ -51,6 +70,44 @@ def parse(form: Callable[..., T], arguments: list[str], program: str, default: A
         ) from None
 
 
+def _whole_numbers(form: Any, default: Any, arguments: list[str]) -> list[str]:
+    """Arguments in which whole numbers such as 1e6 are written out, where a setting wants those."""
+    counts = _fields(form, default, whole=True)
+    words, wanted = [], False
+    for word in arguments:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            wanted = flag[2:].replace("-", "_") in counts
+            words.append(f"{flag}={_written_out(value)}" if equals and wanted else word)
+        else:
+            words.append(_written_out(word) if wanted else word)
+    return words
+
+
+def _fields(form: Any, default: Any, *, whole: bool) -> set[str]:
+    """Names of a form's fields and of those of its groups; if `whole`, those of whole numbers."""
+    if not dataclasses.is_dataclass(form):
+        return set()
+    names: set[str] = set()
+    for field in dataclasses.fields(form):
+        inner = getattr(default, field.name, None)
+        if dataclasses.is_dataclass(inner):
+            names |= _fields(type(inner), inner, whole=whole)
+        elif not whole or re.search(r"\bint\b", str(field.type)):
+            names.add(field.name)
+    return names
+
+
+def _written_out(word: str) -> str:
+    if not re.fullmatch(r"[+-]?\d*\.?\d*[eE][+]?\d{1,2}", word):
+        return word
+    try:
+        value = float(word)
+    except ValueError:
+        return word
+    return str(int(value)) if value.is_integer() else word
+
+
 def _first_paragraph(box: str) -> str:
     """The text above the first rule of tyro's boxed message, as one line."""
     words: list[str] = []
@@ -61,7 +118,8 @@ def _first_paragraph(box: str) -> str:
         if not text.strip("─"):
             break
         words.append(text)
-    return " ".join(" ".join(words).split())
+    text = " ".join(" ".join(words).split())
+    return re.sub(r"^Error parsing \w+: ", "", text)  # tyro's name of a group of settings
 
 
 def value_of(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -103,9 +161,9 @@ def require_known_flags(arguments: list[str], known: list[str], hint: str) -> No
             continue
         if name.removeprefix("no_") in known:
             continue
-        close = difflib.get_close_matches(name, known, n=1)
-        maybe = f" (did you mean --{close[0].replace('_', '-')}?)" if close else ""
-        every = ", ".join("--" + flag.replace("_", "-") for flag in known)
-        raise UsageError(
-            f"unknown setting --{name.replace('_', '-')}{maybe}; known: {every}; {hint}"
-        )
+        other = [flag for flag, meant in _OTHER_NAMES.items() if meant in known]
+        close = difflib.get_close_matches(name, [*known, *other], n=3, cutoff=0.65)
+        meant = dict.fromkeys(_OTHER_NAMES.get(one, one) for one in close)
+        flags = " or ".join("--" + flag.replace("_", "-") for flag in meant)
+        maybe = f" (did you mean {flags}?)" if flags else ""
+        raise UsageError(f"unknown setting --{name.replace('_', '-')}{maybe}; {hint}")

@@ -14,14 +14,18 @@ import jax
 import tyro
 
 import rpo
-from rpo.arguments import UsageError, flags_of, parse, require_known_flags, value_of
-from rpo.runtime import Processes
+from rpo.arguments import (
+    UsageError,
+    parse,
+)
+from rpo.errors import suggestion
 
 USAGE = """usage: rpo COMMAND ...
 
 commands:
   rpo train TASK           train a policy; `rpo train TASK --help` lists every setting
   rpo train --resume RUN   continue a run that was interrupted
+  rpo train --from RUN     start a new run from a finished one, longer or with other settings
   rpo evaluate RUN         returns of full episodes with a trained policy
   rpo plot RUN...          learning curves over steps and over seconds
   rpo reproduce TARGET     a table or figure of the paper, such as table1 or figure3
@@ -30,19 +34,6 @@ commands:
   rpo check-gradients TASK compare a task's gradients with finite differences
 
 `rpo COMMAND --help` says more."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ResumeArguments:
-    """Continues an interrupted run, with the settings it has.
-
-    Args:
-        resume: run directory.
-        processes: where the others are.
-    """
-
-    resume: Path
-    processes: Processes = dataclasses.field(default_factory=Processes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +46,8 @@ class EvaluateArguments:
         deterministic: act without noise.
         checkpoint: the newest one, or the one with the best training return.
         seed: of the evaluation's own starts and noise.
+        task: FILE.py:CLASS, for a run that was trained on a task of one's own; is executed.
+        trust: execute the file that the run itself names.
     """
 
     run: tyro.conf.Positional[Path]
@@ -62,6 +55,8 @@ class EvaluateArguments:
     deterministic: bool = False
     checkpoint: Literal["last", "best"] = "last"
     seed: int = 0
+    task: str | None = None
+    trust: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +79,12 @@ class CheckGradientsArguments:
     Args:
         task: name of a task, or FILE.py:CLASS.
         samples: random states to compare at.
-        horizon: steps of the return whose gradient is compared.
+        horizon: steps of the return whose gradient is compared; 0 compares one step only.
         seed: of the random states.
     """
 
     task: tyro.conf.Positional[str]
-    samples: int = 64
+    samples: int = 16
     horizon: int = 8
     seed: int = 0
 
@@ -107,7 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):  # at once: what follows loads JAX's world
         print(USAGE)
         return 0 if words else 2
-    from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
+    from rpo.errors import (
+        RunError,
+        SettingsError,
+        TaskError,
+        TrainingError,
+        TrainingInterrupted,
+    )
     from rpo.training.processes import leave
     from rpo.training.provenance import running
 
@@ -115,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with running(["rpo", *words]):
             return _dispatch(words)
+    except TaskError as error:
+        return _fail(error, 1, lines=3)
     except (UsageError, SettingsError) as error:
         return _fail(error, 2)
     except (RunError, TrainingError) as error:
@@ -133,7 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return leave(130)
-    except Exception:
+    except Exception as error:
+        told = _blamed_on_task(error)
+        if told is not None:
+            return _fail(told, 1, lines=3)
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
@@ -155,81 +161,24 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     command = commands.get(arguments[0])
     if command is None:
-        raise UsageError(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
+        raise UsageError(
+            f"unknown command {arguments[0]!r}{suggestion(arguments[0], commands)}; "
+            f"known: {', '.join(commands)}"
+        )
     return command(arguments[1:])
 
 
 def _train(arguments: list[str]) -> int:
-    from rpo import api
-    from rpo.training.processes import join
+    from rpo.train_command import train
 
-    task = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    resume, _ = value_of("resume", arguments)
-    if resume is not None:
-        known = ["resume", *flags_of("processes", ResumeArguments(Path()))]
-        require_known_flags(arguments, known, "a resumed run keeps its settings")
-        resumed = parse(ResumeArguments, arguments, "rpo train")
-        join(resumed.processes)
-        api.train(task, resume=resumed.resume)
-        return 0
-    if task is None:
-        if {"-h", "--help"} & set(arguments):
-            print("usage: rpo train TASK [settings]; `rpo train TASK --help` lists them\n")
-            return _tasks([])
-        raise UsageError(f"name a task: rpo train TASK, with TASK one of {_known_tasks()}")
-    algorithm, arguments = value_of("algorithm", arguments)
-    preset, arguments = value_of("preset", arguments)
-    algorithm, preset = algorithm or "rpo", preset or "fast"
-    form, default = _train_form(task, algorithm, preset)
-    known = [name for owner in vars(default) for name in flags_of(owner, default)]
-    require_known_flags(arguments, known, f"rpo train {task} --help explains them")
-    parsed: Any = parse(form, arguments, f"rpo train {task}", default)
-    settings = {
-        name: value
-        for group in ("run", "method", "task_settings")
-        if hasattr(parsed, group)
-        for name, value in vars(getattr(parsed, group)).items()
-    }
-    join(parsed.processes)
-    api.train(task, algorithm, preset=preset, run_dir=parsed.run_dir, **settings)
-    return 0
-
-
-def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]:
-    """A dataclass of everything `rpo train` can set for this task, and the preset's values."""
-    from rpo import algorithms
-    from rpo.training import SettingsError
-    from rpo.training.presets import preset_settings
-    from rpo.training.settings import RunSettings, task_settings_class
-
-    try:
-        config = algorithms.config_class(algorithm)(**preset_settings(algorithm, task, preset))
-        task_class = task_settings_class(task)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    shown = tyro.conf.arg(help="Method: " + ", ".join(algorithms.names()))
-    groups: list[tuple[str, Any, Any]] = [
-        ("algorithm", Annotated[str, shown], algorithm),
-        ("preset", Annotated[str, tyro.conf.arg(help="Settings to start from.")], preset),
-        (
-            "run_dir",
-            Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")],
-            None,
-        ),
-        ("run", RunSettings, RunSettings()),
-        ("method", type(config), config),
-        ("processes", Processes, Processes()),
-    ]
-    if task_class is not None:
-        groups.append(("task_settings", task_class, task_class()))
-    form = dataclasses.make_dataclass("Train", [(name, kind) for name, kind, _ in groups])
-    form.__doc__ = (
-        f"Trains a policy for {task}. Defaults are those of {algorithm}, preset {preset}."
-    )
-    return form, form(**{name: value for name, _, value in groups})
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("usage: rpo train TASK [settings]; `rpo train TASK --help` lists them\n")
+        return _tasks([])
+    return train(arguments)
 
 
 def _evaluate(arguments: list[str]) -> int:
+    from rpo.train_command import task_of
     from rpo.training import evaluate
     from rpo.training.cache import enable_compilation_cache
 
@@ -241,6 +190,7 @@ def _evaluate(arguments: list[str]) -> int:
         deterministic=given.deterministic,
         checkpoint=given.checkpoint,
         seed=given.seed,
+        env=task_of(given.run, given.task, given.trust),
     )
     print(evaluation)
     return 0
@@ -302,7 +252,10 @@ def _check_gradients(arguments: list[str]) -> int:
             samples=given.samples,
             horizon=given.horizon,
             seed=given.seed,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
+    except SettingsError:
+        raise
     except ValueError as error:
         raise SettingsError(str(error)) from error
     print(found.table())
@@ -319,10 +272,20 @@ def _known_tasks() -> str:
     return ", ".join(envs.names())
 
 
-def _fail(error: object, status: int) -> int:
+def _blamed_on_task(error: Exception) -> Exception | None:
+    from rpo.training.task_files import blamed_on_task
+
+    return blamed_on_task(error)
+
+
+def _fail(error: object, status: int, lines: int = 1) -> int:
+    """Says what is wrong, in one line or a few; nothing in it can steer a terminal."""
     from rpo.training.processes import leave
 
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    told = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    told = [" ".join(told)] if lines == 1 else [told[0], *(f"  {line}" for line in told[1:lines])]
+    text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in told)
+    print(f"error: {text}", file=sys.stderr)
     return leave(status)
 
 

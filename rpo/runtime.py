@@ -24,6 +24,7 @@ FUSION_OPTION = "xla_cpu_use_multi_output_fusion"
 _EXTRA = "--xla_backend_extra_options="
 _COUNT = "--xla_force_host_platform_device_count"
 DEVICES_VARIABLE = "RPO_CPU_DEVICES"
+MAX_CPU_DEVICES = 4096
 FUSION_VARIABLE = "RPO_FUSION"
 
 _problems: list[str] | None = None
@@ -104,8 +105,11 @@ def _requested_devices() -> int:
     text = os.environ.get(DEVICES_VARIABLE)
     if text is None:
         return usable_cores()
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{DEVICES_VARIABLE} must be a positive whole number, got {text!r}")
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_CPU_DEVICES:
+        raise ValueError(
+            f"{DEVICES_VARIABLE} must be a positive whole number, at most {MAX_CPU_DEVICES}, "
+            f"got {text[:40]!r}"
+        )
     return int(text)
 
 

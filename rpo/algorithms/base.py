@@ -197,6 +197,23 @@ class Algorithm(eqx.Module):
             the new state, and scalars by name.
         """
 
+    def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
+        """A fresh state with what another training of this method has learned.
+
+        Args:
+            fresh: from `init`: environments, random key and counters are kept.
+            old: the other training's, with networks of the same shapes.
+        """
+        return dataclasses.replace(
+            fresh,
+            policy=old.policy,
+            critics=old.critics,
+            actor_optimizer=fresh.actor_optimizer.with_moments(old.actor_optimizer.adam),
+            critic_optimizer=fresh.critic_optimizer.with_moments(old.critic_optimizer.adam),
+            normalizer=old.normalizer,
+            method=old.method,
+        )
+
     @property
     def steps_per_iteration(self) -> int:
         """Environment steps taken by one `update`."""

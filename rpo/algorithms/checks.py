@@ -23,11 +23,11 @@ def require_ranges(
 
     Args:
         config: has the settings as attributes.
-        counts: at least 1.
+        counts: from 1 to 2^31 - 1.
         positive: finite and above 0.
         not_negative: finite and at least 0.
         fractions: in [0, 1].
-        widths: tuples of hidden layers' widths.
+        widths: tuples of at most 100 hidden layers' widths, at most a million each.
         betas: pairs of decay rates in [0, 1).
 
     Raises:
@@ -36,6 +36,7 @@ def require_ranges(
     for name in counts:
         value = getattr(config, name)
         require(value >= 1, f"{name} is {value}, must be at least 1")
+        require(value < 2**31, f"{name} is {value}, must be below 2^31")
     for name in positive:
         value = getattr(config, name)
         require(0 < value < math.inf, f"{name} is {value}, must be positive and finite")
@@ -49,6 +50,8 @@ def require_ranges(
         sizes = getattr(config, name)
         valid = len(sizes) > 0 and all(size >= 1 for size in sizes)
         require(valid, f"{name} is {sizes}, must list at least one positive width")
+        fitting = len(sizes) <= 100 and max(sizes) <= 10**6
+        require(fitting, f"{name} is {sizes}: at most 100 layers of a million units are possible")
     for name in betas:
         rates = getattr(config, name)
         valid = all(0 <= rate < 1 for rate in rates)

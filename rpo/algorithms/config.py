@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from rpo.algorithms.base import require
 from rpo.algorithms.checks import require_ranges
+
+MAX_STEPS = 10**15
+"""Of a run; a machine that takes ten million a second would need three years."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +39,16 @@ class MethodConfig:
     def __post_init__(self) -> None:
         require_ranges(
             self,
-            counts=("num_envs", "horizon", "total_steps"),
+            counts=("num_envs", "horizon"),
             fractions=("discount",),
             widths=("actor_hidden_sizes", "critic_hidden_sizes"),
+        )
+        steps, most = self.total_steps, MAX_STEPS
+        require(1 <= steps <= most, f"total_steps is {steps}, must lie between 1 and {most:,}")
+        require(
+            self.total_iterations < 2**31,  # they are counted in 32 bits
+            f"total_steps is {steps}, too many iterations of num_envs x horizon = "
+            f"{self.num_envs * self.horizon} steps",
         )
 
     @property

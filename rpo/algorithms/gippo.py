@@ -98,6 +98,7 @@ class GIPPOConfig(FirstOrderConfig):
             fractions=("initial_alpha", "max_out_of_range"),
             betas=("ppo_betas",),
         )
+        require(self.clip <= 1, f"clip is {self.clip}, must be at most 1: ratios are positive")
         require(self.alpha_factor >= 1, f"alpha_factor is {self.alpha_factor}, must be at least 1")
         require(
             self.horizon % self.ppo_minibatches == 0,
@@ -144,6 +145,12 @@ class GIPPO(FirstOrderAlgorithm):
 
     config: GIPPOConfig = eqx.field(static=True)
     axis: str | None = eqx.field(static=True, default=None)
+
+    def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
+        """See `Algorithm.continued`; the regression's rate starts anew."""
+        state = super().continued(fresh, old)
+        method = dataclasses.replace(old.method, rate_scale=fresh.method.rate_scale)
+        return dataclasses.replace(state, method=method)
 
     @property
     def ppo_optimizer(self) -> Optimizer:

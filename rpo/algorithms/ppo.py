@@ -122,6 +122,7 @@ class PPOConfig(MethodConfig):
             fractions=("gae_lambda",),
             betas=("betas",),
         )
+        require(self.clip <= 1, f"clip is {self.clip}, must be at most 1: ratios are positive")
         require(
             self.max_learning_rate >= self.min_learning_rate,
             f"max_learning_rate is {self.max_learning_rate}, must be at least min_learning_rate "
@@ -245,6 +246,12 @@ class PPO(Algorithm):
             iteration=jnp.zeros((), jnp.int32),
             method=PPOState(new_normalizer(1), jnp.asarray(config.learning_rate, dtype)),
         )
+
+    def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
+        """See `Algorithm.continued`; the learning rate starts anew."""
+        state = super().continued(fresh, old)
+        method = PPOState(old.method.value_normalizer, fresh.method.learning_rate)
+        return dataclasses.replace(state, method=method)
 
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
         """See `Algorithm.update`."""

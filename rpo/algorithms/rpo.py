@@ -62,6 +62,11 @@ class RPOConfig(FirstOrderConfig):
         for name in ("clip_low", "clip_high", "kl_coefficient", "entropy_coefficient"):
             value = getattr(self, name)
             require(value >= 0, f"{name} is {value}, must not be negative")
+        require(
+            self.clip_low <= 1,  # ratios are positive: beyond 1 nothing would be left out
+            f"clip_low is {self.clip_low}, must lie in [0, 1]: samples with a ratio below "
+            "1 - clip_low are left out",
+        )
 
 
 def clipped_weight(

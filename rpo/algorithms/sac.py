@@ -218,6 +218,12 @@ class SAC(Algorithm):
             ),
         )
 
+    def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
+        """See `Algorithm.continued`; the replay is of the new environments."""
+        state = super().continued(fresh, old)
+        method = dataclasses.replace(old.method, replay=fresh.method.replay)
+        return dataclasses.replace(state, method=method)
+
     def partition(self, state: TrainState, batch_axes: int = 0) -> TrainState:
         """See `Algorithm.partition`; the replay's environments are split, too."""
         partition = super().partition(state, batch_axes)

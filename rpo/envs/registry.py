@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from rpo.envs.hand import Hand, HandSettings
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
 from rpo.envs.settings import TaskSettings
+from rpo.errors import suggestion
 
 _TASKS: dict[str, tuple[Callable[[Any], Env], type[TaskSettings]]] = {
     "hopper": (Hopper, HopperSettings),
@@ -77,6 +77,4 @@ def describe(task: str) -> dict[str, str]:
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}"

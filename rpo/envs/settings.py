@@ -18,6 +18,9 @@ _POSITIVE = (
     "strength",
     "pitch_scale",
 )
+LARGEST_FIGURE = 1e9
+"""Of any setting; the physics runs in single precision."""
+_LARGEST = {"episode_length": 10**8, "substeps": 10_000, "control_frequency": 10**6}
 _SIGNED = ("start_height", "start_joints", "termination_height", "start_cube_position")
 
 
@@ -93,6 +96,10 @@ def _check_number(name: str, value: Any, kind: type) -> None:
     if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
         raise ValueError(
             f"{name} is {value!r}, must be a {'whole' if kind is int else 'finite'} number"
+        )
+    if abs(value) > _LARGEST.get(name, LARGEST_FIGURE):
+        raise ValueError(
+            f"{name} is {value}, must be at most {_LARGEST.get(name, LARGEST_FIGURE):,}"
         )
     if name in _POSITIVE and value <= 0:
         raise ValueError(f"{name} is {value}, must be positive")

@@ -29,7 +29,6 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import mujoco
@@ -43,6 +42,7 @@ from rpo.physics.inertia import (
     reference_mass_properties,
     rotation_matrix,
 )
+from rpo.physics.mjcf_checks import check_model, check_spec, check_text, exists
 from rpo.physics.mjcf_geoms import PairMaterial, read_geoms
 from rpo.physics.model import JointType, Model
 from rpo.physics.unsupported import (
@@ -106,6 +106,7 @@ def load_mjcf(
     label, spec = _parse(source)
     model = _attempt(label, spec.compile)
     try:
+        check_model(model)
         refuse_unsupported(model)
         return _convert(model, inertia, read_numbers(model, _numbers()), name or spec.modelname)
     except ValueError as error:
@@ -151,6 +152,7 @@ def load_urdf(
     model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
     model.geom_friction[:, 0] = friction_coefficient
     try:
+        check_model(model)
         refuse_unsupported(model)
         numbers = _numbers(contact, limit, pairs)
         return _convert(model, "physical", numbers, name or spec.modelname)
@@ -168,11 +170,16 @@ def _numbers(*given: ContactMaterial | LimitSpring | PairMaterial | None) -> dic
 
 def _parse(source: Source) -> tuple[str, Any]:
     text = os.fspath(source)
+    label, read = text, mujoco.MjSpec.from_file
     if text.lstrip().startswith("<"):
-        return "robot description", _attempt("robot description", mujoco.MjSpec.from_string, text)
-    if not Path(text).is_file():
-        raise FileNotFoundError(f"{text}: no such robot description")
-    return text, _attempt(text, mujoco.MjSpec.from_file, text)
+        label, read = "robot description", mujoco.MjSpec.from_string
+    elif not exists(text):
+        shown = repr(text) if len(text) < 200 else f"{text[:100]!r}..."
+        raise FileNotFoundError(f"{shown}: no such robot description")
+    _attempt(label, check_text, text)
+    spec = _attempt(label, read, text)
+    _attempt(label, check_spec, spec)
+    return label, spec
 
 
 def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:

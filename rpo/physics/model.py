@@ -76,7 +76,8 @@ class Model:
             in its stead (L,); None for its own, as it should be.
 
     Raises:
-        ValueError: if shapes disagree, an index is out of order or a figure is not finite.
+        ValueError: if shapes disagree, an index is out of order or a figure is not finite or
+            negative where it cannot be.
     """
 
     name: str
@@ -128,8 +129,13 @@ class Model:
             value = getattr(self, field)
             if value.shape != shape:
                 raise ValueError(f"{self.name}: {field} has shape {value.shape}, expected {shape}")
-            if not field.startswith("limit_") and not np.isfinite(value).all():
+            bound = field in ("limit_lower", "limit_upper")
+            if np.isnan(value).any() or (not bound and np.isinf(value).any()):
                 raise ValueError(f"{self.name}: {field} holds a non-finite number")
+            if field in NOT_NEGATIVE and (value < 0).any():
+                raise ValueError(f"{self.name}: {field} holds a negative number")
+        if (self.limit_lower > self.limit_upper).any():
+            raise ValueError(f"{self.name}: limit_lower is above limit_upper")
         self._check_tree()
         self._check_references()
 
@@ -194,6 +200,13 @@ CONTACT_FIELDS = (
     "contact_damping",
     "friction_stiffness",
     "friction_coefficient",
+)
+
+NOT_NEGATIVE = (
+    "mass",
+    *("armature", "damping", "stiffness", "limit_stiffness", "limit_damping"),
+    *("contact_radius", "contact_stiffness", "contact_damping"),
+    *("friction_stiffness", "friction_coefficient"),
 )
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rpo import algorithms, envs
+from rpo.errors import suggestion
 from rpo.report.targets import BUDGETS, TARGETS, Budget, Target, Variant
 from rpo.training import Run, RunError, SettingsError
-from rpo.training.settings import Resolved, one_line, resolve, task_settings_class
+from rpo.training.settings import Resolved, resolve, task_settings_class
+from rpo.training.task_files import is_task_file
 
 RUNS = "runs"
 """Directory of all cells below the output directory; targets share it."""
@@ -77,8 +79,9 @@ class Cell:
 
     def arguments(self) -> list[str]:
         """Arguments of `rpo` that start the cell, or continue it."""
+        own = is_task_file(self.task)  # its file is named again, on the user's word
         if (self.path / "config.json").exists():
-            return ["train", "--resume", str(self.path)]
+            return ["train", *([self.task] if own else []), "--resume", str(self.path)]
         return self.train_arguments()
 
     def command(self) -> str:
@@ -97,7 +100,8 @@ class Cell:
             return State.NEW
         run = Run.load(self.path)
         asked = self.resolved()
-        different = differences(run.resolved(), asked)
+        own = self.task if is_task_file(self.task) else None
+        different = differences(run.resolved(own), asked)
         if different:
             raise RunError(
                 f"{self.path} holds a run with other settings ({', '.join(different)}); "
@@ -144,12 +148,7 @@ def _tuples(value: Any) -> Any:
 
 def _is_finished(run: Run, asked: Resolved) -> bool:
     """Whether the policies of the last iteration have been evaluated in both ways."""
-    try:
-        evaluation = run.evaluation() or {}
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{run.path / 'evaluation.json'} cannot be read: {one_line(error)}"
-        ) from error
+    evaluation = run.evaluation() or {}
     last = f"iteration_{asked.config.total_iterations:08d}"
     modes = ("stochastic", "deterministic")
     return all(evaluation.get(mode, {}).get("checkpoint_name") == last for mode in modes)
@@ -244,7 +243,9 @@ def make_plan(
 
 def _find(known: dict[str, Any], name: str, kind: str) -> Any:
     if name not in known:
-        raise SettingsError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+        raise SettingsError(
+            f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}"
+        )
     return known[name]
 
 

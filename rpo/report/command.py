@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rpo.errors import SettingsError
 from rpo.report.cells import make_plan
 from rpo.report.executors import make_executor
 from rpo.report.reproduce import dry_run, reproduce
-from rpo.training.errors import SettingsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,11 @@ def run(given: ReproduceArguments) -> int:
         KeyboardInterrupt: if interrupted; the same command continues.
         OSError: if something cannot be written.
     """
-    if not given.dry_run and find_spec("rliable") is None:
-        raise SettingsError("statistics need rliable: pip install 'rpo-jax[reproduce]'")
     plan = make_plan(
         given.target, given.output, budget=given.budget, tasks=given.tasks, seeds=given.seeds
     )
+    if not given.dry_run and find_spec("rliable") is None:
+        raise SettingsError("statistics need rliable: pip install 'rpo-jax[reproduce]'")
     if given.dry_run:
         return 0 if dry_run(plan) else 1
     executor = make_executor(

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
-from rpo.training.errors import RunError
+from rpo.errors import RunError
 from rpo.training.run import Run
 
 COLORS = ("#0b6e99", "#d1603d", "#5b8e3e", "#8a5a9e", "#b08d1e", "#5a6472")
@@ -62,7 +63,9 @@ def curves_of(run: Run) -> list[Curve]:
     curves = []
     for seed in run.seeds:
         rows = table["seed"] == seed
-        if "episode_return" in table:
+        if rows.any() and "episode_return" not in table:
+            raise RunError(f"{run.metrics_path} is damaged: it has no column episode_return")
+        if rows.any():
             rows &= np.isfinite(table["episode_return"])
         if not rows.any():
             continue
@@ -92,6 +95,7 @@ def band(curves: Sequence[Curve], axis: str) -> Band:
     return Band(grid, values.mean(axis=0), values.std(axis=0))
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # names are not formulas
 def plot_runs(runs: Sequence[Run], output: Path) -> Path:
     """Draws runs, one row per task; runs that differ only in their seeds become one line.
 

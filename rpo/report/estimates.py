@@ -79,13 +79,13 @@ class Measurements:
             if any(there.get(name) != here[name] for name in MACHINE):
                 return
             measured = measure(run)
-        except (RunError, OSError, ValueError, LookupError, TypeError):
-            return
-        if measured is not None:
             key = _key(
                 run.config["task"], run.config["algorithm"], run.config["algorithm_settings"]
             )
-            self._measured[key] = measured
+            if measured is not None:
+                self._measured[key] = measured
+        except (RunError, OSError, ValueError, LookupError, TypeError, AttributeError):
+            return
 
     def estimate(self, cell: Cell, state: State) -> Estimate:
         """What is left to do for a cell.

@@ -105,7 +105,13 @@ class GradientCheck:
 
 
 def check_gradients(
-    env: Env, *, samples: int = 64, horizon: int = 8, warm_up: int = 64, seed: int = 0
+    env: Env,
+    *,
+    samples: int = 16,
+    horizon: int = 8,
+    warm_up: int = 64,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> GradientCheck:
     """Compares gradients of an environment with finite differences at random states.
 
@@ -120,15 +126,23 @@ def check_gradients(
         horizon: steps of the return; 0 compares one step only.
         warm_up: a state lies at most so many random actions behind a random start.
         seed: of the random states, actions and directions.
+        progress: told what is being done, one line at a time.
 
     Raises:
         ValueError: if a number is out of range, or every sample's episode ended.
     """
-    if min(samples, warm_up) < 1 or horizon < 0:
-        raise ValueError("samples and warm_up must be at least 1, horizon at least 0")
+    for name, value, low, high in (
+        ("samples", samples, 1, 10_000),
+        ("warm_up", warm_up, 1, 10_000),
+        ("horizon", horizon, 0, 1_000),
+        ("seed", seed, 0, 2**31 - 1),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, must lie between {low} and {high:,}")
     with jax.enable_x64(True):
         env = jax.tree.map(_widen, env)
         state_key, action_key, direction_key = jax.random.split(jax.random.key(seed), 3)
+        progress(f"walking to {samples} random states of {env.spec.name}")
         state = random_states(env, state_key, samples, warm_up)
         shape = (samples, max(horizon, 1), env.spec.action_size)
         actions = jax.random.uniform(action_key, shape, minval=-0.9, maxval=0.9)
@@ -136,8 +150,10 @@ def check_gradients(
         if not kept.any():
             raise ValueError("the episode of every sample ended: nothing left to compare")
         state, actions = jax.tree.map(lambda x: x[kept], (state, actions))
+        progress("comparing the derivatives of one step")
         comparisons = compare_step(env, state, actions[:, 0])
         if horizon:
+            progress(f"comparing the derivatives of a return of {horizon} steps")
             comparisons += compare_return(env, state, actions, direction_key)
     ended = samples - int(kept.sum())
     return GradientCheck(env.spec.name, horizon, samples, ended, comparisons)

@@ -78,10 +78,34 @@ def _read(path: Path) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if report["target"] not in TARGETS:
             raise ValueError(f"there is no target {report['target']}")
+        _check(report)
         report["directory"] = path.parent
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from error
     return report
+
+
+_PARTS: dict[str, type] = {
+    **dict.fromkeys(("target", "budget", "title", "command", "claim", "note"), str),
+    **dict.fromkeys(("figures", "orders", "left_out"), list),
+    **dict.fromkeys(("tables", "failed", "cells"), dict),
+}
+
+
+def _check(report: dict[str, Any]) -> None:
+    """Refuses a report that lacks a part, or whose figures lie elsewhere."""
+    for name, kind in _PARTS.items():
+        if not isinstance(report.get(name), kind):
+            raise ValueError(f"{name} is missing or not what it should be")
+    if any(not isinstance(name, str) or Path(name).name != name for name in report["figures"]):
+        raise ValueError("figures must be names of files beside it")
+    tables = report["tables"].values()
+    if not all(isinstance(x, list) and all(isinstance(row, list) for row in x) for x in tables):
+        raise ValueError("tables must be lists of rows")
+    texts = [*report["orders"], *report["left_out"], *report["failed"].values()]
+    texts += [*report["cells"].values(), *(c for x in tables for row in x for c in row)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("what it tells must be text")
 
 
 def _anchor(report: dict[str, Any]) -> str:

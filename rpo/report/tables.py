@@ -15,7 +15,7 @@ from jaxtyping import Float
 from rpo.report.cells import Plan
 from rpo.report.statistics import Estimate, Summary, probability_of_improvement, summarize
 from rpo.training import Run, RunError
-from rpo.training.run import write_json
+from rpo.training.run_files import write_json
 
 Table = list[list[str]]
 """Rows of cells; the first row is the heading."""

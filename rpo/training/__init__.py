@@ -1,14 +1,16 @@
 """The training program: from settings to a run directory, and from there to evaluations."""
 
-from rpo.training.errors import (
+from rpo.errors import (
     CheckpointError,
     RunError,
     SettingsError,
+    TaskError,
     TrainingError,
     TrainingInterrupted,
 )
 from rpo.training.evaluation import Evaluation, Policy, evaluate, load_policies, load_policy
-from rpo.training.loop import Callback, Progress, train
+from rpo.training.loop import train
+from rpo.training.progress import Callback, Progress
 from rpo.training.run import Run
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Run",
     "RunError",
     "SettingsError",
+    "TaskError",
     "TrainingError",
     "TrainingInterrupted",
     "evaluate",

@@ -2,29 +2,38 @@
 
 A checkpoint is a directory `iteration_<number>` that orbax writes under another name and renames
 when it is complete. It holds the arrays, and their names, shapes, types and a digest of their
-contents. `last.json` names the newest one; the one before it is deleted only then.
+contents. `last.json` names the newest one, with the size and a digest of each of its files; the
+one before it is deleted only then.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import math
 import re
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from rpo.training.errors import CheckpointError
-from rpo.training.run import write_json
+from rpo.errors import CheckpointError, RunError, SettingsError
+from rpo.training.memory import require_memory
+from rpo.training.run_files import read_json, write_json
 
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
 
-_NAME = re.compile(r"iteration_\d+")
+_NAME = re.compile(r"iteration_[0-9]{1,12}")
+_HASHED_BYTES = 1_000_000
+"""Larger files hold arrays, which have a digest of their own."""
+_ATTEMPTS = 100
+"""At reading a checkpoint, each after a newer one has taken the place of that before."""
 
 
 def save_checkpoint(directory: Path, state: Any, facts: dict[str, Any]) -> Path:
@@ -58,7 +67,9 @@ def save_checkpoint(directory: Path, state: Any, facts: dict[str, Any]) -> Path:
                 ),
                 force=True,
             )
-        write_json(directory / "last.json", {"checkpoint": path.name})
+        write_json(
+            directory / "last.json", {"checkpoint": path.name, "files": _describe_files(path)}
+        )
     except Exception as error:
         _remove_remains(directory)
         if isinstance(error, OSError):
@@ -78,15 +89,67 @@ def last_checkpoint(directory: Path) -> Path | None:
         CheckpointError: if it is named but missing.
     """
     pointer = directory / "last.json"
-    if not pointer.exists():
+    contents = _pointer(directory)
+    if contents is None:
         return None
-    try:
-        path = directory / str(json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{pointer} cannot be read: {_first_line(error)}") from error
+    path: Path = directory / contents["checkpoint"]
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} is missing, though {pointer.name} names it")
     return path
+
+
+def restore_last(
+    directory: Path, like: Callable[[int], T]
+) -> tuple[Path, T, dict[str, Any]] | None:
+    """Reads the newest checkpoint; if a training replaces it meanwhile, the next one.
+
+    Args:
+        directory: of the run's checkpoints.
+        like: gives the expected structure, shapes and types after so many iterations.
+
+    Returns:
+        the checkpoint, a pytree of numpy arrays and the facts stored beside it; None if there is
+        no checkpoint yet.
+
+    Raises:
+        CheckpointError: in one line, if it cannot be read.
+    """
+    for attempt in range(_ATTEMPTS):
+        before = _pointer(directory)
+        if before is None:
+            return None
+        path = directory / before["checkpoint"]
+        try:
+            if not path.is_dir():
+                raise CheckpointError(f"checkpoint {path} is missing, though last.json names it")
+            state, facts = restore_checkpoint(path, like(iteration_of(path)))
+            return path, state, facts
+        except CheckpointError:
+            if _pointer(directory) == before or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _pointer(directory: Path) -> dict[str, Any] | None:
+    """Contents of `last.json`, None if there is none.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    pointer = directory / "last.json"
+    try:
+        contents = read_json(pointer)
+        name = contents["checkpoint"]
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name[:40]!r} is no name of a checkpoint")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{pointer} cannot be read: {_first_line(error)}") from error
+    found: dict[str, Any] = contents
+    return found
 
 
 def iteration_of(path: Path) -> int:
@@ -109,13 +172,17 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
     """
     import orbax.checkpoint as ocp
 
+    _hush_closed_loops()
     expected = describe(like)
+    require_memory_for(path, expected)
     try:
+        _require_same_files(path)
         with _checkpointer() as checkpointer:
             read = checkpointer.restore(
                 path.absolute(), args=ocp.args.Composite(facts=ocp.args.JsonRestore())
             )
             facts: dict[str, Any] = read["facts"]
+            _require_facts(path, facts)
             _require_same_arrays(path, facts["arrays"], expected)
             template = {name: np.zeros(shape, dtype) for name, (dtype, shape) in expected.items()}
             read = checkpointer.restore(
@@ -128,7 +195,7 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
         raise CheckpointError(
             f"checkpoint {path} is damaged or not one of ours: {_first_line(error)}"
         ) from error
-    if digest(arrays) != facts["digest"]:
+    if describe(arrays) != expected or digest(arrays) != facts["digest"]:
         raise CheckpointError(f"checkpoint {path} is damaged: its contents do not match its digest")
     leaves = [arrays[name] for name in expected]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), facts
@@ -176,6 +243,64 @@ def _require_same_arrays(
             )
 
 
+def require_memory_for(path: Path, arrays: dict[str, list[Any]]) -> None:
+    """Refuses a checkpoint whose arrays, as its settings have them, do not fit into memory."""
+    size = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays.values())
+    try:
+        require_memory(2 * size, f"reading the checkpoint {path} needs", "is it yours?")
+    except SettingsError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _describe_files(path: Path) -> dict[str, list[Any]]:
+    """Size and digest of every file of a checkpoint, by its path in it; no digest of large ones."""
+    described: dict[str, list[Any]] = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            size = file.stat().st_size
+            small = size <= _HASHED_BYTES
+            hashed = hashlib.sha256(file.read_bytes()).hexdigest() if small else None
+            described[file.relative_to(path).as_posix()] = [size, hashed]
+    return described
+
+
+def _require_same_files(path: Path) -> None:
+    """Compares a checkpoint with its description in `last.json`.
+
+    The library that reads the arrays would fail, too, but later, and with many words.
+    """
+    pointer = _pointer(path.parent)
+    if pointer is None or pointer["checkpoint"] != path.name:
+        return
+    expected = pointer.get("files")
+    if expected is None:  # of an earlier version
+        return
+    found = _describe_files(path)
+    for name in (expected if isinstance(expected, dict) else {}) | found:
+        if found.get(name) != expected.get(name):
+            what = "lost" if name not in found else "not as it was written"
+            raise ValueError(f"its file {str(name)[:100]} is {what}")
+
+
+def _require_facts(path: Path, facts: Any) -> None:
+    """Refuses facts that do not hold together."""
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no table")
+    iteration, arrays = facts.get("iteration"), facts.get("arrays")
+    if isinstance(iteration, bool) or iteration != iteration_of(path):
+        raise ValueError(f"its facts are of iteration {str(iteration)[:20]}")
+    seconds = facts.get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise ValueError("its facts name no training time")
+    if not isinstance(facts.get("digest"), str):
+        raise ValueError("its facts hold no digest")
+    if not isinstance(arrays, dict) or not all(
+        isinstance(one, list) and len(one) == 2 and isinstance(one[1], list)
+        for one in arrays.values()
+    ):
+        raise ValueError("its facts describe no arrays")
+
+
 def _shape(described: list[Any]) -> str:
     return f"{described[0]}{described[1]}"
 
@@ -197,6 +322,40 @@ def _remove_remains(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
             if path.is_file():
                 path.unlink()
+
+
+_hushed = False
+
+
+def _hush_closed_loops() -> None:
+    """Keeps the array library from printing a traceback per array that it does not read any more.
+
+    When one array cannot be read, the others' errors go to nobody, or to an event loop that has
+    ended. The first error is raised as any other.
+    """
+    global _hushed
+    if _hushed:
+        return
+    _hushed = True
+    raised, unraisable = sys.excepthook, sys.unraisablehook
+
+    def closed(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not closed(error):
+            raised(kind, error, trace)
+
+    def unraisable_hook(told: Any) -> None:
+        if not closed(told.exc_value):
+            unraisable(told)
+
+    def wanted(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (closed(error) or "tensorstore" in str(error))
+
+    sys.excepthook, sys.unraisablehook = hook, unraisable_hook
+    logging.getLogger("asyncio").addFilter(wanted)
 
 
 def _first_line(error: BaseException) -> str:

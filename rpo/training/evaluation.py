@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +19,13 @@ from jaxtyping import Array, Bool, Float, Int
 from rpo.algorithms.base import Environments, start_environments
 from rpo.algorithms.devices import environment_keys
 from rpo.envs.base import Env
+from rpo.errors import RunError, SettingsError
 from rpo.nets import policy_action
-from rpo.training.checkpoint import iteration_of, last_checkpoint, restore_checkpoint
-from rpo.training.errors import CheckpointError, SettingsError
-from rpo.training.program import Actor, Program
-from rpo.training.run import Run, write_json
-from rpo.training.selection import Race
+from rpo.training.checkpoint import last_checkpoint
+from rpo.training.origin import restore
+from rpo.training.program import Actor
+from rpo.training.run import Run
+from rpo.training.run_files import set_aside, write_json
 
 STEPS_PER_CALL = 125
 """Steps of one compiled call; between calls the evaluation may find that all episodes are over."""
@@ -38,10 +40,12 @@ class Policy:
     Args:
         actor: network and observation statistics.
         env: the task it was trained on.
+        checkpoint: name of the one it was read from, None if it was not.
     """
 
     actor: Actor
     env: Env
+    checkpoint: str | None = None
 
     def __call__(self, observation: Array, key: Array | None = None) -> Array:
         """The action for `Env.step`.
@@ -49,7 +53,17 @@ class Policy:
         Args:
             observation: (..., observation_size), as the environment gives it.
             key: a JAX random key to sample an action, None for the deterministic one.
+
+        Raises:
+            ValueError: if the observation has another size.
         """
+        observation = jnp.asarray(observation)
+        size = self.env.spec.observation_size
+        if observation.ndim == 0 or observation.shape[-1] != size:
+            raise ValueError(
+                f"the observation has the shape {observation.shape}; {self.env.spec.name} gives "
+                f"{size} numbers, so its last axis must have length {size}"
+            )
         return policy_action(self.actor.policy, self.actor.normalizer, observation, key)
 
 
@@ -99,6 +113,7 @@ class Evaluation:
 class _Carry(eqx.Module):
     environments: Environments
     running: Bool[Array, " episodes"]
+    broken: Bool[Array, " episodes"]  # ended because a number was not finite
 
 
 def evaluate_policy(
@@ -113,15 +128,19 @@ def evaluate_policy(
         seed: of the starts and of the noise.
 
     Raises:
-        SettingsError: if `episodes` is less than one.
+        SettingsError: if `episodes` is less than one, or so many that they do not fit into memory.
     """
-    if episodes < 1:
-        raise SettingsError(f"episodes is {episodes}, must be at least 1")
+    if not 1 <= episodes <= 10**6:
+        bound = "at least 1" if episodes < 1 else "at most 1,000,000"
+        raise SettingsError(f"episodes is {episodes}, must be {bound}")
+    if not 0 <= seed < 2**31:
+        raise SettingsError(f"seed is {seed}, must lie between 0 and 2^31 - 1")
     start_key, noise_key = jax.random.split(jax.random.key(seed), 2)
     env = policy.env
     noise = jax.random.key_data(noise_key)
     without_noise = jnp.asarray(deterministic)
-    carry = _Carry(_start(env, start_key, episodes), jnp.ones(episodes, bool))
+    running = jnp.ones(episodes, bool)
+    carry = _Carry(_start(env, start_key, episodes), running, ~running)
     for first in range(0, env.spec.episode_length, STEPS_PER_CALL):
         carry = _advance(env, policy.actor, carry, noise, jnp.asarray(first), without_noise)
         if not carry.running.any():
@@ -129,6 +148,13 @@ def evaluate_policy(
     returns, lengths = jax.device_get(
         (carry.environments.episode_return, carry.environments.episode_length)
     )
+    broken = int(carry.broken.sum())
+    if broken:
+        warnings.warn(
+            f"{broken} of {episodes} episodes ended because a state, observation or reward was "
+            "not finite",
+            stacklevel=2,
+        )
     return Evaluation(returns[None].astype(float), lengths[None], deterministic)
 
 
@@ -158,7 +184,9 @@ def _advance(
             episode_return=environments.episode_return + reward,
             episode_length=environments.episode_length + counted,
         )
-        return _Carry(following, counted & ~(transition.terminated | transition.truncated)), None
+        running = counted & ~(transition.terminated | transition.truncated)
+        broken = carry.broken | (counted & transition.info["non_finite"])
+        return _Carry(following, running, broken), None
 
     carry, _ = lax.scan(step, carry, first + jnp.arange(STEPS_PER_CALL))
     return carry
@@ -168,14 +196,14 @@ def load_policies(
     run: Run | str | os.PathLike[str],
     *,
     checkpoint: WhichCheckpoint = "last",
-    env: Env | None = None,
+    env: Env | str | None = None,
 ) -> list[Policy]:
     """The policies of all seeds of a run.
 
     Args:
         run: a run or its directory.
         checkpoint: the newest one, or the one with the best training return.
-        env: the environment, if it is a user's own instance.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
 
     Raises:
         RunError: if it is no run directory.
@@ -184,21 +212,15 @@ def load_policies(
     if checkpoint not in ("last", "best"):
         raise SettingsError(f"checkpoint is {checkpoint!r}, must be 'last' or 'best'")
     run = run if isinstance(run, Run) else Run.load(Path(run))
-    path = last_checkpoint(run.checkpoints)
-    if path is None:
-        raise CheckpointError(f"{run.path} holds no checkpoint yet")
     resolved = run.resolved(env)
-    one_device = dataclasses.replace(resolved.run_settings, devices=None)  # whatever it had
-    program = Program(dataclasses.replace(resolved, run_settings=one_device))
-    state, facts = restore_checkpoint(path, program.shapes(iteration_of(path)))
-    race = Race(program.selection, np.array(facts["candidates"]))
-    returns = jax.vmap(lambda episodes: episodes.metrics()["episode_return"])(state.train.episodes)
+    restored = restore(run, resolved)
+    state, name = restored.state, restored.path.name
     actors = (
         state.best if checkpoint == "best" else Actor(state.train.policy, state.train.normalizer)
     )
     return [
-        Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env)
-        for k in race.leaders(np.asarray(returns))
+        Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env, name)
+        for k in restored.leaders
     ]
 
 
@@ -207,7 +229,7 @@ def load_policy(
     *,
     seed: int | None = None,
     checkpoint: WhichCheckpoint = "last",
-    env: Env | None = None,
+    env: Env | str | None = None,
 ) -> Policy:
     """A trained policy, ready to act.
 
@@ -215,7 +237,7 @@ def load_policy(
         run: a run or its directory.
         seed: which of its seeds, the first by default.
         checkpoint: the newest one, or the one with the best training return.
-        env: the environment, if it is a user's own instance.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
 
     Raises:
         RunError: if it is no run directory.
@@ -236,7 +258,7 @@ def evaluate(
     deterministic: bool = False,
     checkpoint: WhichCheckpoint = "last",
     seed: int = 0,
-    env: Env | None = None,
+    env: Env | str | None = None,
 ) -> Evaluation:
     """Runs one full episode in each of `episodes` fresh environments, for each seed of a run.
 
@@ -248,7 +270,7 @@ def evaluate(
         deterministic: act without noise.
         checkpoint: the newest one, or the one with the best training return.
         seed: of the evaluation's own starts and noise.
-        env: the environment, if it is a user's own instance.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
 
     Raises:
         SettingsError: if `episodes` is less than one.
@@ -265,7 +287,8 @@ def evaluate(
     evaluation = evaluate_policies(
         policies, episodes=episodes, deterministic=deterministic, seed=seed
     )
-    store_evaluation(run, evaluation, checkpoint=checkpoint, seed=seed)
+    name = policies[0].checkpoint
+    store_evaluation(run, evaluation, checkpoint=checkpoint, seed=seed, name=name)
     return evaluation
 
 
@@ -285,20 +308,40 @@ def evaluate_policies(
 
 
 def store_evaluation(
-    run: Run, evaluation: Evaluation, *, checkpoint: WhichCheckpoint, seed: int
+    run: Run,
+    evaluation: Evaluation,
+    *,
+    checkpoint: WhichCheckpoint,
+    seed: int,
+    name: str | None = None,
 ) -> None:
     """Adds an evaluation to the run's `evaluation.json`; one of the same kind is replaced.
+
+    A damaged file is kept under another name.
+
+    Args:
+        run: that was evaluated.
+        evaluation: its result.
+        checkpoint: which actor of the checkpoint acted.
+        seed: of the evaluation.
+        name: of the checkpoint, by default the newest.
 
     Raises:
         OSError: if it cannot be written.
     """
     path = last_checkpoint(run.checkpoints)
+    name = name or (path.name if path else None)
     mode = "deterministic" if evaluation.deterministic else "stochastic"
-    name = mode if checkpoint == "last" else f"{mode}_best"
-    stored = run.evaluation() or {}
-    stored[name] = {
+    kind = mode if checkpoint == "last" else f"{mode}_best"
+    try:
+        stored = run.evaluation() or {}
+    except RunError as error:
+        aside = set_aside(run.path / "evaluation.json")
+        warnings.warn(f"{error}; kept as {aside.name}", stacklevel=2)
+        stored = {}
+    stored[kind] = {
         "checkpoint": checkpoint,
-        "checkpoint_name": path.name if path else None,
+        "checkpoint_name": name,
         "evaluation_seed": seed,
         "training_seeds": run.seeds,
         **evaluation.summary(),

@@ -16,6 +16,7 @@ import numpy as np
 
 from rpo import runtime
 from rpo.envs.base import Env
+from rpo.errors import CheckpointError, SettingsError, TrainingError, TrainingInterrupted
 from rpo.training import processes
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import (
@@ -24,44 +25,27 @@ from rpo.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from rpo.training.errors import RunError, SettingsError, TrainingError, TrainingInterrupted
 from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Speed, Status, make_reporter
-from rpo.training.metrics import Records
+from rpo.training.metrics import Mark, Records
+from rpo.training.origin import (
+    begin,
+    origin_of,
+    restore_origin,
+    resume_settings,
+    settings_from,
+    started_from,
+)
 from rpo.training.program import Actor, Program, Progressing
+from rpo.training.progress import Callback, Progress
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, one_line, resolve
 from rpo.training.signals import noted_signals
+from rpo.training.task_check import broken_states
 
 MAX_SKIPPED_UPDATES = 10
 """So many updates in a row with a gradient that is not finite end the training."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What callbacks are told after every iteration.
-
-    Args:
-        run: the run directory.
-        iteration: finished iterations.
-        total_iterations: of the whole run.
-        env_steps: environment steps of each seed, those of all its candidates together.
-        seconds: of training, earlier sessions included.
-        metrics: by name, one value per seed.
-        ended: the training has ended; told once more, after the last files are written.
-    """
-
-    run: Run
-    iteration: int
-    total_iterations: int
-    env_steps: int
-    seconds: float
-    metrics: dict[str, np.ndarray]
-    ended: bool = False
-
-
-Callback = Callable[[Progress], None]
 
 
 def train(
@@ -69,11 +53,12 @@ def train(
     algorithm: str = "rpo",
     *,
     preset: str = "fast",
-    seed: int = 0,
-    seeds: int = 1,
+    seed: int | None = None,
+    seeds: int | None = None,
     total_steps: int | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
+    from_run: str | os.PathLike[str] | None = None,
     callbacks: Sequence[Callback] = (),
     verbose: bool = True,
     **settings: Any,
@@ -87,11 +72,13 @@ def train(
         task: name of a shipped task, `file.py:Class`, or an environment. Not needed to resume.
         algorithm: name of the method.
         preset: name of the settings to start from.
-        seed: of the first training.
-        seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
+        seed: of the first training, 0 by default.
+        seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program; by default 1.
         total_steps: environment steps of each training; the preset's by default.
         run_dir: new directory for the run, by default one under `runs`.
         resume: run directory to continue, with the settings it has; give no others.
+        from_run: run directory to start from, in a new one: with its policies, critics and
+            settings, but for those given here (`rpo.training.origin`).
         callbacks: called after every iteration and at the end.
         verbose: report progress on standard output.
         settings: further settings of the method, the task or the run, by name.
@@ -115,19 +102,30 @@ def train(
     with processes.partners_needed(lost), contextlib.ExitStack() as held:
         if resume is not None:
             run = _shared(lambda: Run.load(resume))
-            resolved = _resume_settings(run, task, total_steps, settings)
+            resolved = resume_settings(run, task, total_steps, settings)
             program = Program(resolved)
         else:
+            asked = {"seed": seed, "seeds": seeds, "total_steps": total_steps}
+            settings |= {name: value for name, value in asked.items() if value is not None}
+            origin = None
+            if from_run is not None:
+                origin = Run.load(from_run)
+                env = task
+                task, algorithm, preset, settings = settings_from(origin, env, algorithm, settings)
             if task is None:
-                raise SettingsError("name a task to train, or a run to resume")
-            settings |= {"seed": seed, "seeds": seeds}
-            if total_steps is not None:
-                settings["total_steps"] = total_steps
+                raise SettingsError("name a task to train, or a run to resume or to start from")
             resolved = resolve(task, algorithm, preset, settings)
             processes.require_alike(resolved)
             program = Program(resolved)  # refuses impossible settings before anything is written
+            program.require_fitting()
             path = Path(run_dir) if run_dir is not None else None
-            run = _shared(lambda: Run.create(path, resolved))
+            facts = None
+            if origin is not None:
+                restored = restore_origin(origin, resolved.env)
+                facts = origin_of(origin, restored)
+                started_from(program, program.shapes(), restored)  # refuses what does not fit
+            run = _shared(lambda: Run.create(path, resolved, facts))
+        run.env = resolved.env  # to be evaluated here without asking for it again
         reporter = make_reporter(verbose and processes.is_first())
         held.callback(reporter.close)
         processes.share(lambda: held.enter_context(run.locked()))
@@ -172,6 +170,8 @@ class _Training:
         self.iteration = 0
         self.seconds = 0.0
         self.saved_iteration: int | None = None
+        self.mark: Mark | None = None
+        self.warned = False
         self.saved_at = time.monotonic()
         self.metrics: dict[str, np.ndarray] = {}
 
@@ -195,7 +195,7 @@ class _Training:
             saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
         return (
             f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); {saved}: "
-            f"make room, then continue with rpo train --resume {self.run.path}"
+            f"make room, then continue with {self.run.resume_command}"
         )
 
     def _start(self) -> list[Progressing]:
@@ -207,13 +207,19 @@ class _Training:
                 return None
             self.reporter.phase(f"reading checkpoint {path.name}")
             state, facts = restore_checkpoint(path, self.program.shapes(iteration_of(path)))
+            if facts.get("run") != self.run.config.get("id"):
+                raise CheckpointError(f"checkpoint {path} is of another run")
+            race = Race.resume(self.program.selection, facts, path)
             stacked.append(state)
-            return {name: facts[name] for name in ("iteration", "seconds", "candidates")}
+            names = ("iteration", "seconds", "metrics")
+            return {name: facts.get(name) for name in names} | {"candidates": race.numbers.tolist()}
 
         facts = processes.share(read)
         if facts is None:
             self.reporter.phase("preparing networks and environments")
-            lanes = self.program.init()
+            lanes = begin(self.program, self.run)
+            if "origin" in self.run.config:
+                self._save(lanes)  # from now on the run does not need the other
         else:
             if not stacked:  # this process did not read; the first one's state will take its place
                 shapes = self.program.shapes(facts["iteration"])
@@ -222,6 +228,7 @@ class _Training:
             self.iteration, self.seconds = facts["iteration"], facts["seconds"]
             self.race.numbers = np.array(facts["candidates"])
             self.saved_iteration = self.iteration
+            self.mark = Mark.of(facts["metrics"])
         again = len(self.run.config["sessions"]) > 1 or facts is not None
         if again and processes.is_first():
             self.run.start_session(self.iteration)
@@ -250,12 +257,28 @@ class _Training:
                 if records is not None:
                     self._record(records, speed)
                 _require_finite_updates(self.metrics, self.program.seeds)
+                self._watch_states()
                 lanes = self._select(lanes, metrics)
                 due = now - self.saved_at >= self.settings.checkpoint_interval
                 stop, save = processes.agree(interrupted(), due)
                 if save:
                     self._save(lanes)
         return lanes
+
+    def _watch_states(self) -> None:
+        """Ends a training in which no step is finite, and says once if some are not."""
+        share, trouble = broken_states(
+            self.metrics, self.steps_per_iteration, self.program.seeds, self.program.env
+        )
+        if trouble:
+            raise TrainingError(f"in iteration {self.iteration} {trouble}")
+        if share and not self.warned and processes.is_first():
+            self.warned = True
+            self.reporter.message(
+                f"warning: in iteration {self.iteration}, {share:.1%} of the steps gave a state, "
+                "observation or reward that is not finite; those episodes end with reward zero "
+                "(column non_finite_states)"
+            )
 
     def _select(
         self, lanes: list[Progressing], metrics: dict[str, np.ndarray]
@@ -277,12 +300,13 @@ class _Training:
         if not processes.is_first():
             return contextlib.nullcontext()
         events = self.run.path / "tensorboard"
-        return Records(self.run.metrics_path, events, self.iteration, self.env_steps)
+        return Records(self.run.metrics_path, events, self.iteration, self.env_steps, self.mark)
 
     def _record(self, records: Records, speed: Speed) -> None:
         wall_clock = {"seconds": self.seconds, "steps_per_second": speed.latest}
         seeds = self.program.seeds
         records.write(self.iteration, self.env_steps, wall_clock, seeds, self.metrics)
+        self.mark = records.mark
         returns = self.metrics["episode_return"]
         finished = returns[np.isfinite(returns)]
         total_steps = self._steps_after(self.total_iterations)
@@ -303,6 +327,8 @@ class _Training:
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "candidates": self.race.numbers.tolist(),
+                "run": self.run.config.get("id"),
+                "metrics": dataclasses.asdict(self.mark) if self.mark else None,
             }
             state = self.program.to_host(lanes)  # by all processes together
             if processes.is_first():
@@ -351,35 +377,6 @@ class _Training:
 
     def _steps_after(self, iteration: int) -> int:
         return self.program.selection.spent(iteration) * self.steps_per_iteration
-
-
-def _resume_settings(
-    run: Run, task: str | Env | None, total_steps: int | None, settings: dict[str, Any]
-) -> Resolved:
-    """The settings of a run to be resumed, all of them its own.
-
-    Learning-rate schedules depend on the number of steps, so a run cannot be made longer either.
-    """
-    if settings:
-        names = ", ".join(sorted(settings))
-        raise SettingsError(f"a resumed run keeps its settings; leave out {names}")
-    name = task.spec.name if isinstance(task, Env) else task
-    if name is not None and name != run.config["task"]:
-        raise SettingsError(f"{run.path} is a run of {run.config['task']}, not of {name}")
-    stored = run.config["algorithm_settings"].get("total_steps")
-    if total_steps is not None and total_steps != stored:
-        raise SettingsError(
-            f"{run.path} was started for {stored} steps and its learning rates follow that; "
-            "start a new run for another number"
-        )
-    try:
-        return run.resolved(task if isinstance(task, Env) else None)
-    except RunError as error:
-        if task is None and ":" not in run.config["task"] and not run.config["task_settings"]:
-            raise RunError(
-                f"{run.path} was trained on an environment of your own; give it as the task"
-            ) from error
-        raise
 
 
 def _require_finite_updates(metrics: dict[str, np.ndarray], seeds: list[int]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
+import io
 import math
 import os
 import time
@@ -10,11 +13,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
+
+from rpo.errors import RunError
+from rpo.training.run_files import set_aside
 
 KEY_COLUMNS = ("iteration", "seed", "env_steps")
 WALL_CLOCK_COLUMNS = ("seconds", "steps_per_second")
@@ -26,16 +33,26 @@ Table = dict[str, np.ndarray]
 class MetricsTable:
     """The file `metrics.csv`, in which every finished iteration is on disk."""
 
-    def __init__(self, path: Path, iteration: int) -> None:
+    def __init__(self, path: Path, iteration: int, mark: Mark | None = None) -> None:
         """Opens the table to go on after `iteration`; later rows, cut short ones too, are dropped.
+
+        What is damaged or missing of the earlier rows is said in a warning, and a damaged file
+        kept under another name: the training itself is in the checkpoint.
+
+        Args:
+            path: of the table.
+            iteration: finished iterations.
+            mark: of the rows up to there, from the checkpoint.
 
         Raises:
             OSError: if it cannot be written.
         """
         self.path = path
-        self._columns = _truncate(path, iteration)
+        kept = _truncate(path, iteration, mark)
+        self._columns = next(csv.reader(kept[:1])) if kept else None
+        self._rows = max(len(kept) - 1, 0)
+        self._hash = hashlib.sha256("".join(kept).encode())
         self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
 
     def write(
         self,
@@ -57,56 +74,155 @@ class MetricsTable:
         Raises:
             OSError: if the disk is full.
         """
-        columns = [*KEY_COLUMNS, *WALL_CLOCK_COLUMNS, *sorted(metrics)]
+        rows: list[list[Any]] = []
         if self._columns is None:
-            self._columns = columns
-            self._writer.writerow(columns)
+            self._columns = [*KEY_COLUMNS, *WALL_CLOCK_COLUMNS, *sorted(metrics)]
+            rows.append(self._columns)
+            self._rows -= 1
+        names = self._columns[len(KEY_COLUMNS) + len(WALL_CLOCK_COLUMNS) :]
         times = [f"{wall_clock[name]:.6g}" for name in WALL_CLOCK_COLUMNS]
         for k, seed in enumerate(seeds):
-            values = [f"{metrics[name][k]:.9g}" for name in self._columns[len(columns[:5]) :]]
-            self._writer.writerow([iteration, seed, env_steps, *times, *values])
+            values = [f"{metrics[name][k]:.9g}" if name in metrics else "nan" for name in names]
+            rows.append([iteration, seed, env_steps, *times, *values])
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
+        self._file.write(text.getvalue())
         self._file.flush()
+        self._rows += len(rows)
+        self._hash.update(text.getvalue().encode())
+
+    @property
+    def mark(self) -> Mark:
+        """What the file holds so far."""
+        return Mark(self._rows, self._hash.hexdigest())
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """What a table holds, by which damage is noticed later.
+
+    Args:
+        rows: without the head.
+        sha256: of everything.
+    """
+
+    rows: int
+    sha256: str
+
+    @classmethod
+    def of(cls, facts: Any) -> Mark | None:
+        """From what a checkpoint holds; None if it is of an earlier version."""
+        known = isinstance(facts, dict) and isinstance(facts.get("rows"), int)
+        return cls(facts["rows"], str(facts.get("sha256"))) if known else None
+
+
 def read_metrics(path: Path) -> Table:
-    """The columns of a `metrics.csv`.
+    """The columns of a `metrics.csv`. A last row that was cut short is left out.
 
     Raises:
+        RunError: in one line, if it is damaged.
         OSError: if it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is not a plain file")
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+        try:
+            rows = list(csv.reader(file))
+        except (csv.Error, ValueError) as error:
+            raise RunError(f"{path} is damaged: {error}") from error
     if not rows:
         return {name: np.zeros(0) for name in (*KEY_COLUMNS, *WALL_CLOCK_COLUMNS)}
-    complete = [row for row in rows[1:] if len(row) == len(rows[0])]
+    if not _is_head(rows[0]):
+        raise RunError(f"{path} is damaged: its first line names no columns")
+    if len(rows) > 1 and not _is_row(rows[-1], rows[0]):
+        rows.pop()
+    for number, row in enumerate(rows[1:], 2):
+        if not _is_row(row, rows[0]):
+            raise RunError(f"{path} is damaged in line {number}")
     table: Table = {}
     for k, name in enumerate(rows[0]):
         kind = np.int64 if name in KEY_COLUMNS else np.float64
-        table[name] = np.array([row[k] for row in complete], dtype=kind)
+        table[name] = np.array([row[k] for row in rows[1:]], dtype=kind)
     return table
 
 
-def _truncate(path: Path, iteration: int) -> list[str] | None:
-    """Drops the rows after `iteration`, at once or not at all; returns the column names."""
+def _is_head(row: list[str]) -> bool:
+    first = [*KEY_COLUMNS, *WALL_CLOCK_COLUMNS]
+    return row[: len(first)] == first and len(set(row)) == len(row)
+
+
+def _is_row(row: list[str], head: list[str]) -> bool:
+    """Whether a row has a number for every column, and whole ones where they must be."""
+    keys, times = row[: len(KEY_COLUMNS)], row[len(KEY_COLUMNS) :][: len(WALL_CLOCK_COLUMNS)]
+    try:
+        numbers = [float(value) for value in row]
+    except ValueError:
+        return False
+    whole = all(value.isascii() and value.isdigit() and len(value) < 19 for value in keys)
+    return whole and len(numbers) == len(head) and all(0 <= float(time) < 1e300 for time in times)
+
+
+def _truncate(path: Path, iteration: int, mark: Mark | None) -> list[str]:
+    """Drops the rows after `iteration`, at once or not at all; returns the lines that are left."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is not a plain file")
+    if iteration == 0:
+        path.unlink(missing_ok=True)
+        return []
+    kept, sound = _earlier(path, iteration)
+    rows = max(len(kept) - 1, 0)
+    changed = mark is not None and mark != Mark(
+        rows, hashlib.sha256("".join(kept).encode()).hexdigest()
+    )
     if not path.exists():
-        return None
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if iteration == 0 or not lines:
-        path.unlink()
-        return None
-    kept = [lines[0]]
-    for line in lines[1:]:
-        number = line.split(",", 1)[0]
-        if line.endswith("\n") and number.isdigit() and int(number) <= iteration:
-            kept.append(line)
+        warnings.warn(
+            f"{path} is missing: it starts anew with iteration {iteration + 1}; the training "
+            "itself goes on from its checkpoint",
+            stacklevel=4,
+        )
+        return []
+    if changed or not sound:
+        expected = "" if mark is None else f" of {mark.rows}"
+        warnings.warn(
+            f"{path} is damaged; kept as {set_aside(path).name}; {rows}{expected} rows can be "
+            "read and stay, and the training itself goes on from its checkpoint",
+            stacklevel=4,
+        )
     temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)  # a link would lead elsewhere
     temporary.write_text("".join(kept), encoding="utf-8", newline="")
     os.replace(temporary, path)
-    return next(csv.reader(kept[:1]))
+    return kept
+
+
+def _earlier(path: Path, iteration: int) -> tuple[list[str], bool]:
+    """Lines up to an iteration that can be read, the head first; whether that is all of them."""
+    if not path.exists():
+        return [], False
+    lines = path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
+    head = _fields(lines[0]) if lines else []
+    if not _is_head(head):
+        return [], False
+    kept, sound = [lines[0]], True
+    for line in lines[1:]:
+        row = _fields(line)
+        if not line.endswith("\n") or not _is_row(row, head):
+            # Cut short at the very end by a kill: computed again.
+            sound = sound and line is lines[-1]
+        elif int(row[0]) <= iteration:
+            kept.append(line)
+    return kept, sound
+
+
+def _fields(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r\n")]), [])
+    except csv.Error:
+        return []
 
 
 class EventFile:
@@ -159,7 +275,9 @@ class EventFile:
 class Records:
     """Both records of a run, to be used as a context."""
 
-    def __init__(self, table: Path, events: Path, iteration: int, env_steps: int) -> None:
+    def __init__(
+        self, table: Path, events: Path, iteration: int, env_steps: int, mark: Mark | None = None
+    ) -> None:
         """Opens both.
 
         Args:
@@ -167,11 +285,12 @@ class Records:
             events: directory, see `EventFile`.
             iteration: the run goes on after it.
             env_steps: steps taken so far.
+            mark: see `MetricsTable`.
 
         Raises:
             OSError: if one cannot be written.
         """
-        self._table = MetricsTable(table, iteration)
+        self._table = MetricsTable(table, iteration, mark)
         self._events = EventFile(events, iteration, env_steps)
 
     def write(
@@ -185,6 +304,11 @@ class Records:
         """See `MetricsTable.write`."""
         self._table.write(iteration, env_steps, wall_clock, seeds, metrics)
         self._events.write(env_steps, seeds, metrics)
+
+    @property
+    def mark(self) -> Mark:
+        """See `MetricsTable.mark`."""
+        return self._table.mark
 
     def __enter__(self) -> Records:
         return self

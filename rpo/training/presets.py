@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rpo.training.errors import SettingsError
+from rpo.errors import SettingsError, suggestion
 
 Settings = dict[str, Any]
 
@@ -264,6 +264,7 @@ def preset_settings(algorithm: str, task: str, preset: str) -> Settings:
     known = PRESETS.get(algorithm, {}).get(task, {DEFAULT_PRESET: custom})
     if preset not in known:
         raise SettingsError(
-            f"unknown preset {preset!r} for {algorithm} on {task}; known: {', '.join(known)}"
+            f"unknown preset {preset!r}{suggestion(preset, known)} for {algorithm} on {task}; "
+            f"known: {', '.join(known)}"
         )
     return dict(known[preset])

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rpo.errors import RunError, SettingsError, TrainingError
 from rpo.runtime import Processes
-from rpo.training.errors import RunError, SettingsError, TrainingError
 from rpo.training.settings import Resolved, one_line
 
 T = TypeVar("T")

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, PyTree, UInt32
 from rpo import algorithms
 from rpo.algorithms import Metrics, TrainState
 from rpo.algorithms.chunks import largest_divisor
+from rpo.errors import SettingsError
 from rpo.nets import GaussianPolicy, Normalizer
 from rpo.training import processes
-from rpo.training.errors import SettingsError
+from rpo.training.memory import require_fitting, require_room_to_run
 from rpo.training.selection import Selection
 from rpo.training.settings import Resolved
 
@@ -90,9 +91,21 @@ class Program:
         self._compiled: dict[tuple[int, ...], Any] = {}
         self.count = 0
 
-    def init(self) -> list[Progressing]:
-        """Fresh states."""
-        keys = self._keys()
+    def require_fitting(self) -> None:
+        """Refuses a run that memory cannot hold.
+
+        Raises:
+            SettingsError: with what would fit.
+        """
+        require_fitting(self, self.algorithm.config)
+
+    def init(self, generation: int = 0) -> list[Progressing]:
+        """Fresh states.
+
+        Args:
+            generation: runs that led to this one; each has random numbers of its own.
+        """
+        keys = self._keys(generation)
         if self.mapped:
             stacked: Progressing = jax.jit(jax.vmap(self._init))(jnp.stack(keys))
         else:
@@ -163,7 +176,9 @@ class Program:
                 out_specs=(specs, PartitionSpec(TRAININGS)),
                 check_vma=False,
             )
-        self._compiled[key] = jax.jit(step, donate_argnums=0).lower(lanes[0]).compile()
+        compiled = jax.jit(step, donate_argnums=0).lower(lanes[0]).compile()
+        require_room_to_run(compiled, self._mesh.size, self.algorithm.config.num_envs)
+        self._compiled[key] = compiled
 
     def update(self, lanes: list[Progressing]) -> tuple[list[Progressing], dict[str, np.ndarray]]:
         """One iteration of every training; the given states are used up.
@@ -196,11 +211,13 @@ class Program:
         """What a compiled step depends on."""
         return (*self._mesh.devices.shape, self.count if self.mapped else 1)
 
-    def _keys(self) -> list[UInt32[Array, "2"]]:
+    def _keys(self, generation: int) -> list[UInt32[Array, "2"]]:
         """Of all trainings: candidate 0 of a seed has the key of the seed."""
         keys = []
         for seed in self.seeds:
             key = jax.random.key(seed)
+            if generation:  # numbers of candidates are far smaller
+                key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), generation)
             others = [jax.random.fold_in(key, c) for c in range(1, self.selection.candidates)]
             keys += [jax.random.key_data(one) for one in (key, *others)]
         return keys

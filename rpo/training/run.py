@@ -12,8 +12,10 @@ curve.png         return over steps and over seconds
 from __future__ import annotations
 
 import datetime
-import json
 import os
+import shlex
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +24,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from rpo.envs import names
 from rpo.envs.base import Env
-from rpo.training.errors import RunError, SettingsError
+from rpo.errors import RunError, SettingsError
 from rpo.training.metrics import Table, read_metrics
 from rpo.training.provenance import provenance
+from rpo.training.run_files import (
+    check_config,
+    check_evaluation,
+    check_selection,
+    read_json,
+    require_plain,
+    set_aside,
+    write_json,
+)
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, RunSettings, config_from, make_env, one_line
+from rpo.training.task_files import is_task_file, load_task, parse_task_file, trusted_task
+from rpo.training.typed import typed
 
 FORMAT = 1
 
@@ -38,19 +52,24 @@ class Run:
     Args:
         path: of the directory.
         config: contents of its `config.json`.
+        env: the environment, where this process has it anyhow.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], env: Env | None = None) -> None:
         self.path = path
         self.config = config
+        self.env = env
 
     @classmethod
-    def create(cls, path: Path | None, resolved: Resolved) -> Run:
+    def create(
+        cls, path: Path | None, resolved: Resolved, origin: dict[str, Any] | None = None
+    ) -> Run:
         """Makes a new run directory.
 
         Args:
             path: where; must not hold anything yet. None: a new directory under `runs`.
             resolved: all settings.
+            origin: the run that it starts from, if any, see `rpo.training.origin`.
 
         Raises:
             RunError: if something is there already.
@@ -62,6 +81,7 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         config = {
             "format": FORMAT,
+            "id": uuid.uuid4().hex,
             "task": resolved.task,
             "algorithm": resolved.algorithm,
             "preset": resolved.preset,
@@ -70,7 +90,11 @@ class Run:
             "task_settings": resolved.task_settings,
             "sessions": [],
         }
-        run = cls(path, config)
+        if origin is not None:
+            config["origin"] = origin
+        if is_task_file(resolved.task):
+            config["task_file"] = parse_task_file(resolved.task).facts()
+        run = cls(path, config, resolved.env)
         run.start_session(iteration=0)
         return run
 
@@ -83,37 +107,71 @@ class Run:
         """
         path = Path(path)
         try:
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            config = read_json(path / "config.json")
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{path} is not a run directory: it holds no config.json") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path / 'config.json'} cannot be read: {one_line(error)}") from error
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise RunError(f"{path / 'config.json'} is not of this program (format {FORMAT})")
+        config = check_config(path / "config.json", config, FORMAT)
+        require_plain(path)
         return cls(path, config)
 
-    def resolved(self, env: Env | None = None) -> Resolved:
+    def resolved(self, env: Env | str | None = None) -> Resolved:
         """The settings as they were when the run began.
 
         Args:
-            env: the environment, if the run was started with an instance of the user's own.
+            env: the environment, or `FILE.py:CLASS`, if the run was trained on one of the user's
+                own. A file is executed.
 
         Raises:
-            RunError: if this version does not know one of them.
+            RunError: if this version does not know one of them, or the run needs such a file and
+                none is given.
+            TaskError: if the file fails.
         """
         config = self.config
+        task = config["task"]
+        if isinstance(env, str) and not is_task_file(env):
+            raise SettingsError(f"{env!r} is not FILE.py:CLASS")
+        env = self.env if env is None else env
+        if env is None and is_task_file(task):
+            trusted_task(self.path, config, None, trust=False)  # says what to do
+        if env is None and not is_task_file(task) and task not in names():
+            raise RunError(
+                f"{self.path} was trained on {task!r}, an environment of your own; give it as "
+                "the task"
+            )
+        if isinstance(env, str):
+            env = load_task(trusted_task(self.path, config, env, trust=False))
         try:
             return Resolved(
-                task=config["task"],
+                task=task,
                 algorithm=config["algorithm"],
                 preset=config["preset"],
                 config=config_from(config["algorithm"], config["algorithm_settings"]),
                 task_settings=config["task_settings"],
-                run_settings=RunSettings(**config["run_settings"]),
-                env=env or make_env(config["task"], config["task_settings"]),
+                run_settings=RunSettings(**typed(RunSettings, config["run_settings"])),
+                env=env or make_env(task, config["task_settings"]),
             )
         except (SettingsError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{self.path / 'config.json'}: {one_line(error)}") from error
+
+    @property
+    def recorded_task(self) -> str | None:
+        """The file that the run was trained on, to be executed by somebody who trusts the run.
+
+        None if it was not trained on a file.
+
+        Raises:
+            RunError: if the file is not the one it was trained with.
+        """
+        if not is_task_file(self.config["task"]):
+            return None
+        return trusted_task(self.path, self.config, None, trust=True)
+
+    @property
+    def resume_command(self) -> str:
+        """What a person types to go on."""
+        task = self.config["task"]
+        words = [task] if is_task_file(task) else []
+        return shlex.join(["rpo", "train", *words, "--resume", str(self.path)])
 
     def start_session(self, iteration: int) -> None:
         """Records that this process goes on after `iteration`."""
@@ -137,16 +195,24 @@ class Run:
         return self.path / "metrics.csv"
 
     def metrics(self) -> Table:
-        """Columns of `metrics.csv` by name, one entry per iteration and seed."""
+        """Columns of `metrics.csv` by name, one entry per iteration and seed.
+
+        Raises:
+            RunError: if it is damaged.
+            OSError: if it cannot be read.
+        """
         return read_metrics(self.metrics_path)
 
     def evaluation(self) -> dict[str, Any] | None:
-        """Contents of `evaluation.json`, None if there is none yet."""
+        """Contents of `evaluation.json`, None if there is none yet.
+
+        Raises:
+            RunError: if it is damaged.
+        """
         path = self.path / "evaluation.json"
         if not path.exists():
             return None
-        contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return contents
+        return check_evaluation(path, read_json(path))
 
     def add_selection(
         self,
@@ -169,8 +235,7 @@ class Run:
             OSError: if it cannot be written.
         """
         path = self.path / "candidates.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        rounds = [one for one in known if one["iteration"] < iteration]
+        rounds = [one for one in self._selections() if one["iteration"] < iteration]
         for k, seed in enumerate(self.seeds):
             returns = {
                 str(number): None if np.isnan(score) else float(score)
@@ -181,6 +246,16 @@ class Run:
             rounds.append(one | {"returns": returns, "kept": kept})
         write_json(path, rounds)
 
+    def _selections(self) -> list[dict[str, Any]]:
+        path = self.path / "candidates.json"
+        if not path.exists():
+            return []
+        try:
+            return check_selection(path, read_json(path))
+        except RunError as error:
+            warnings.warn(f"{error}; kept as {set_aside(path).name}", stacklevel=2)
+            return []
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from training in this directory; a killed process lets go.
@@ -188,7 +263,7 @@ class Run:
         Raises:
             RunError: if another process trains here.
         """
-        with (self.path / "in_use.lock").open("w") as file:
+        with (self.path / "in_use.lock").open("a") as file:
             try:
                 import fcntl
             except ImportError:  # not on Windows: nothing to lock with
@@ -202,21 +277,6 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
-
-
-def write_json(path: Path, contents: Any) -> None:
-    """Replaces a file at once: a reader sees the old contents or the new, never a part.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(contents, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _fresh_path(resolved: Resolved) -> Path:

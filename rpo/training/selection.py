@@ -8,9 +8,14 @@ Talwalkar 2016), as long as the steps of all of them are counted.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from rpo.errors import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +116,30 @@ class Race:
     def start(cls, selection: Selection, seeds: int) -> Race:
         """All candidates of all seeds."""
         return cls(selection, np.tile(np.arange(selection.candidates), (seeds, 1)))
+
+    @classmethod
+    def resume(cls, selection: Selection, facts: Mapping[str, Any], path: Path) -> Race:
+        """Those that a checkpoint names.
+
+        Args:
+            selection: of the run.
+            facts: of the checkpoint: `iteration` and `candidates`.
+            path: of the checkpoint.
+
+        Raises:
+            CheckpointError: if the numbers cannot be.
+        """
+        left, numbers = selection.alive(facts["iteration"]), facts.get("candidates")
+        sound = isinstance(numbers, list) and all(
+            isinstance(row, list)
+            and len(row) == left
+            and all(isinstance(one, int) and 0 <= one < selection.candidates for one in row)
+            and sorted(set(row)) == row
+            for row in numbers
+        )
+        if not sound:
+            raise CheckpointError(f"checkpoint {path} is damaged: its candidates cannot be")
+        return cls(selection, np.array(numbers))
 
     def scores(self, metrics: dict[str, np.ndarray]) -> Float[np.ndarray, "seeds candidates"]:
         """The mean return of each one's latest episodes; NaN where updates fail or none is over.

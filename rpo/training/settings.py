@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib.util
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from rpo import algorithms, envs
 from rpo.envs.base import Env
-from rpo.training.errors import SettingsError
+from rpo.errors import SettingsError, suggestion
 from rpo.training.presets import preset_candidates, preset_settings
+from rpo.training.task_check import check_env
+from rpo.training.task_files import is_task_file, load_task
+from rpo.training.typed import typed
+
+MAX_TRAININGS = 1024
+"""Of one run, seeds times candidates."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,23 @@ class RunSettings:
     evaluation_episodes: int = 128
 
     def __post_init__(self) -> None:
-        lowest = {"seeds": 1, "candidates": 1, "devices": 1, "evaluation_episodes": 0}
-        for name, low in lowest.items():
+        ranges = {
+            "seeds": (1, MAX_TRAININGS),
+            "candidates": (1, MAX_TRAININGS),
+            "devices": (1, 2**20),
+            "evaluation_episodes": (0, 10**6),
+        }
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise SettingsError(f"{name} is {value}, must be at least {low}")
+            if value is not None and not low <= value <= high:
+                bound = f"at least {low}" if value < low else f"at most {high}"
+                raise SettingsError(f"{name} is {value}, must be {bound}")
+        trainings = self.seeds * (self.candidates or 1)
+        if trainings > MAX_TRAININGS:
+            raise SettingsError(
+                f"seeds x candidates is {trainings}, must be at most {MAX_TRAININGS}; "
+                "start several runs"
+            )
         if not 0 < self.selection_share < 1:
             raise SettingsError(
                 f"selection_share is {self.selection_share}, must lie between 0 and 1"
@@ -113,13 +127,15 @@ def resolve(
         name = task if isinstance(task, str) else task.spec.name
         base = preset_settings(algorithm, name, preset)
         mine = _sort(dict(settings or {}), config_class, task_class, name, algorithm)
-        config = config_class(**(base | mine["algorithm"]))
-        run_settings = RunSettings(**mine["run"])
+        config = config_class(**(base | typed(config_class, mine["algorithm"])))
+        run_settings = RunSettings(**typed(RunSettings, mine["run"]))
         candidates = run_settings.candidates or preset_candidates(algorithm, name, preset)
         trainings = run_settings.seeds * candidates
         devices = run_settings.devices or default_devices(config.num_envs, trainings)
         run_settings = dataclasses.replace(run_settings, candidates=candidates, devices=devices)
-        task_settings = dataclasses.asdict(task_class(**mine["task"])) if task_class else {}
+        task_settings = {}
+        if task_class is not None:
+            task_settings = dataclasses.asdict(task_class(**typed(task_class, mine["task"])))
         env = make_env(task, task_settings)
     except SettingsError:
         raise
@@ -162,7 +178,7 @@ def task_settings_class(task: str | Env) -> type[Any] | None:
     Raises:
         ValueError: if there is no such task.
     """
-    if isinstance(task, Env) or ":" in task:
+    if isinstance(task, Env) or is_task_file(task):
         return None
     settings_class: type[Any] = envs.settings_class(task)
     return settings_class
@@ -171,14 +187,19 @@ def task_settings_class(task: str | Env) -> type[Any] | None:
 def make_env(task: str | Env, task_settings: Mapping[str, Any]) -> Env:
     """The environment of a resolved task.
 
+    A task that is a file is executed.
+
     Raises:
         ValueError: if the task or a setting is unknown.
+        TaskError: if a user's own environment fails, or gives other shapes than it says.
     """
     if isinstance(task, Env):
+        if not type(task).__module__.startswith("rpo.envs."):
+            check_env(task)
         return task
-    if ":" in task:
-        return _env_from_file(*task.rsplit(":", 1))
-    return envs.make(task, **{name: _tuples(value) for name, value in task_settings.items()})
+    if is_task_file(task):
+        return load_task(task)
+    return envs.make(task, **typed(envs.settings_class(task), task_settings))
 
 
 def config_from(algorithm: str, stored: Mapping[str, Any]) -> Any:
@@ -187,9 +208,8 @@ def config_from(algorithm: str, stored: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: if a setting is unknown or out of range.
     """
-    return algorithms.config_class(algorithm)(
-        **{name: _tuples(value) for name, value in stored.items()}
-    )
+    config_class = algorithms.config_class(algorithm)
+    return config_class(**typed(config_class, stored))
 
 
 def one_line(error: BaseException) -> str:
@@ -213,40 +233,15 @@ def _sort(
     known = [name for names in owners.values() for name in names]
     for name in settings:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
             raise SettingsError(
-                f"unknown setting {name!r}{hint} for {algorithm} on {task}; "
+                f"unknown setting {name!r}{suggestion(name, known)} for {algorithm} on {task}; "
                 f"known: {', '.join(known)}"
             )
     return {
-        owner: {name: _tuples(value) for name, value in settings.items() if name in names}
+        owner: {name: value for name, value in settings.items() if name in names}
         for owner, names in owners.items()
     }
 
 
 def _field_names(settings_class: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(settings_class)]
-
-
-def _tuples(value: Any) -> Any:
-    """Settings are hashable: lists, as JSON gives them, become tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _env_from_file(file: str, name: str) -> Env:
-    """An instance of the environment class `name` of a Python file."""
-    path = Path(file)
-    if not path.is_file():
-        raise SettingsError(f"there is no file {file} (a task of your own is FILE.py:CLASS)")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    env_class = getattr(module, name, None)
-    if not (isinstance(env_class, type) and issubclass(env_class, Env)):
-        raise SettingsError(f"{file} defines no environment class {name}")
-    build: Callable[[], Env] = env_class
-    return build()

@@ -9,7 +9,7 @@ from rpo.report import cells
 from rpo.report.cells import Cell, Plan, make_plan
 from rpo.report.targets import CURVES, LARGEST_RATIO, RPO, SHAC, Budget, Target
 from rpo.training import Run
-from rpo.training.run import write_json
+from rpo.training.run_files import write_json
 from tests.training.fakes import PENDULUM
 
 MODES = ("stochastic", "deterministic")

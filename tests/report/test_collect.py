@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rpo.training.errors import RunError
+from rpo.errors import RunError
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "collect.py"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import html
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -234,6 +235,11 @@ def test_page_shows_every_target_in_the_papers_order(
     write_report(other, finished, {})
     page = write_page(compared.output).read_text()
     assert re.findall(r'<section id="([^"]*)"', page) == ["pair-tiny", "three-tiny"]
+    report = json.loads((other.report / "report.json").read_text())
+    for change in ({"figures": ["../secret.svg"]}, {"tables": {"a": "b"}}, {"cells": {"a": 3}}):
+        (other.report / "report.json").write_text(json.dumps(report | change))
+        with pytest.raises(RunError, match=r"report\.json cannot be read"):
+            write_page(compared.output)
     (other.report / "report.json").write_text("[]")
     with pytest.raises(RunError, match=r"report\.json cannot be read"):
         write_page(compared.output)

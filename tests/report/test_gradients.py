@@ -112,9 +112,9 @@ def test_the_same_seed_gives_the_same_figures():
         np.testing.assert_array_equal(one.cosine, other.cosine)
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"warm_up": 0}, {"horizon": -1}])
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"warm_up": 0}, {"horizon": -1}, {"seed": -1}])
 def test_numbers_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="samples and warm_up must be at least 1, horizon"):
+    with pytest.raises(ValueError, match="must lie between"):
         check_gradients(Slope(), **wrong)
 
 

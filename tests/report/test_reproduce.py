@@ -26,11 +26,21 @@ from tests.training.fakes import PENDULUM
 SCORES = {mode: [1.0, 2.0] for mode in MODES}
 
 BROKEN = """
+import jax
 from examples.pendulum import Pendulum
+
+@jax.custom_vjp
+def rod(state):
+    return state
+
+def snap(_, gradient):  # not before the training differentiates
+    raise ValueError("the rod broke")
+
+rod.defvjp(lambda state: (state, None), snap)
 
 class Broken(Pendulum):
     def dynamics(self, state, action):
-        raise ValueError("the rod broke")
+        return rod(super().dynamics(state, action))
 """
 
 
@@ -280,7 +290,7 @@ def test_make_plan_keeps_the_order_of_tasks_once(small_world, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["table9"], "unknown target 'table9'; known: table1"),
+        (["table9"], "unknown target 'table9' (did you mean table6?); known: table1"),
         (["table1", "--budget", "big"], "unknown budget 'big'; known: smoke, short, paper"),
         (["table1", "--seeds", "0"], "seeds is 0"),
         (["table1", "--tasks", "horse"], "horse"),

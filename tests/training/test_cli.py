@@ -42,7 +42,7 @@ def test_training_into_a_pipe_prints_plain_lines(
 
 
 def test_other_commands(finished_run: Run, tmp_path: Path, capsys) -> None:
-    assert cli.main(["evaluate", str(finished_run.path), "--episodes", "4"]) == 0
+    assert cli.main(["evaluate", str(finished_run.path), "--episodes", "4", "--trust"]) == 0
     assert capsys.readouterr().out.startswith("stochastic return -")
     picture = tmp_path / "curves.png"
     assert cli.main(["plot", str(finished_run.path), "--output", str(picture)]) == 0
@@ -95,12 +95,35 @@ def test_help_shows_every_setting_with_the_presets_value(capsys) -> None:
         ("train --resume RUN --horizon 3", 2, "a resumed run keeps its settings"),
         ("evaluate", 2, "run"),
         ("evaluate runs/nothing", 1, "not a run directory"),
-        ("evaluate RUN --episodes 0", 2, "episodes is 0"),
+        ("evaluate RUN --trust --episodes 0", 2, "episodes is 0"),
         ("plot", 2, "name at least one run"),
         ("plot RUN --output curves.nothing", 1, "no image suffix"),
         ("plot RUN --output /dev/null/a.png", 1, "/dev/null/a.png: Not a directory"),
         ("check-gradients nothing", 2, "unknown task 'nothing'"),
+        ("check-gradients ant --horizon -1", 2, "horizon is -1, must lie between 0 and"),
         ("tasks more", 2, "more"),
+        ("evaluate RUN", 1, "would execute that file; if you trust it, add --trust"),
+        ("train --resume RUN", 1, "would execute that file"),
+        ("trian ant", 2, "(did you mean train?)"),
+        ("train ant --algorithm rpoo", 2, "(did you mean rpo?)"),
+        ("train ant --preset papr", 2, "(did you mean paper?)"),
+        ("train ant --gama 0.9", 2, "(did you mean --discount?); rpo train ant --help"),
+        ("train ant --nothing-like-it 3", 2, "unknown setting --nothing-like-it; rpo train"),
+        ("train nope", 2, "unknown task 'nope'; known"),
+        ("train examples/pendulum.py", 2, "as in examples/pendulum.py:Pendulum; it has Pendulum"),
+        ("train examples/none.py:A", 2, "there is no file examples/none.py"),
+        ("reproduce table9", 2, "unknown target 'table9' (did you mean table6?)"),
+        ("reproduce table1 --budget smok", 2, "(did you mean smoke?)"),
+        ("reproduce table1 --tasks nope", 2, "unknown task 'nope'"),
+        ("train hopper --total-steps 99999999999999999999999", 2, "total_steps is 99999999"),
+        ("train hopper --num-envs 1e9", 2, "1,000,000,000 environments need"),
+        ("train hopper --num-envs 1.5e0", 2, "invalid literal"),
+        ("train hopper --seeds=1e5", 2, "seeds is 100000, must be at most 1024"),
+        ("train hopper --actor-hidden-sizes 8 1e8", 2, "at most 100 layers of a million units"),
+        ("train hopper --clip-low 2", 2, "clip_low is 2.0, must lie in [0, 1]"),
+        ("train hopper --clip-high nan", 2, "clip_high is nan, must"),
+        ("train hopper --checkpoint-interval inf", 2, "checkpoint_interval is inf"),
+        ("train hopper --substeps 1e9", 2, "substeps is 1000000000, must be at most"),
     ],
 )
 def test_mistakes_end_in_one_line(

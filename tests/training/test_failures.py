@@ -117,7 +117,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, finished_run: Run) -> None:
     strange["algorithm_settings"]["from_the_future"] = 1
     (tmp_path / "config.json").write_text(json.dumps(strange))
     with pytest.raises(RunError, match="from_the_future"):
-        rpo.train(resume=tmp_path)
+        rpo.train(PENDULUM, resume=tmp_path)
 
 
 def test_full_disk_leaves_the_checkpoint_and_the_run_can_go_on(
@@ -136,7 +136,7 @@ def test_full_disk_leaves_the_checkpoint_and_the_run_can_go_on(
         patch.setattr(MetricsTable, "write", write_until_full)
         with pytest.raises(TrainingError, match=r"No space left.*iteration 6 is intact"):
             train_tiny(run_dir=tmp_path / "run", checkpoint_interval=0)
-    rpo.train(resume=tmp_path / "run", verbose=False)
+    rpo.train(PENDULUM, resume=tmp_path / "run", verbose=False)
     assert_equal_runs(Run.load(tmp_path / "run"), train_tiny())
 
 

@@ -103,11 +103,11 @@ def test_signals_deaths_and_other_numbers_of_processes(tmp_path: Path) -> None:
         started[1].send_signal(signal.SIGTERM)  # to either of them
         said = [process.communicate(timeout=60)[1] for process in started]
         assert [process.returncode for process in started] == [130, 130]
-    assert said == [f"interrupted; resume with: rpo train --resume {path}\n"] * 2
+    assert said == [f"interrupted; resume with: rpo train {PENDULUM} --resume {path}\n"] * 2
     first = state(Run.load(path))[1]
     assert first == rows(path)  # saved after the last iteration
 
-    with two("--resume", str(path)) as started:
+    with two(PENDULUM, "--resume", str(path)) as started:
         wait_for(started[0], lambda: rows(path) >= first + 3)
         started[1].kill()
         _, complaint = started[0].communicate(timeout=60)
@@ -116,7 +116,7 @@ def test_signals_deaths_and_other_numbers_of_processes(tmp_path: Path) -> None:
     second = max(state(Run.load(path))[1], first)
 
     with pytest.raises(StoppedError):
-        rpo.train(resume=path, verbose=False, callbacks=[stop_at(second + 3)])
+        rpo.train(PENDULUM, resume=path, verbose=False, callbacks=[stop_at(second + 3)])
     sessions = Run.load(path).config["sessions"]
     assert [session["hardware"]["processes"] for session in sessions] == [2, 2, 1]
     table = Run.load(path).metrics()["iteration"]

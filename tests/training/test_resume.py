@@ -59,7 +59,7 @@ def assert_equal_runs(run: Run, reference: Run) -> None:
 def contents(run: Run) -> dict[str, bytes]:
     path = last_checkpoint(run.checkpoints)
     assert path is not None
-    state, facts = restore_checkpoint(path, Program(run.resolved()).shapes())
+    state, facts = restore_checkpoint(path, Program(run.resolved(PENDULUM)).shapes())
     assert facts["iteration"] == ITERATIONS
     import jax
 
@@ -77,22 +77,24 @@ def test_killed_and_interrupted_run_equals_uninterrupted_one(tmp_path: Path, tra
     process.communicate()
     assert 3 <= rows(path) < ITERATIONS
 
-    process = start("--resume", str(path))
+    process = start(PENDULUM, "--resume", str(path))
     wait_for(process, lambda: rows(path) >= 9)
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate()
     assert process.returncode == 130, complaint
-    assert complaint.splitlines() == [f"interrupted; resume with: rpo train --resume {path}"]
+    assert complaint.splitlines() == [
+        f"interrupted; resume with: rpo train {PENDULUM} --resume {path}"
+    ]
     saved = last_checkpoint(path / "checkpoints")
     assert saved is not None
     assert saved.name == f"iteration_{rows(path):08d}"  # nothing is lost at Ctrl-C
 
-    process = start("--resume", str(path))
+    process = start(PENDULUM, "--resume", str(path))
     wait_for(process, lambda: unfinished_checkpoint(path))
     process.kill()  # in the middle of a save
     process.communicate()
 
-    process = start("--resume", str(path))
+    process = start(PENDULUM, "--resume", str(path))
     _, complaint = process.communicate()
     assert process.returncode == 0, complaint
     assert complaint == ""
@@ -112,7 +114,7 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, finished_run: Run) -
     wait_for(process, (path / "config.json").exists)
     process.kill()
     process.communicate()
-    rpo.train(resume=path, verbose=False)
+    rpo.train(PENDULUM, resume=path, verbose=False)
     assert_equal_runs(Run.load(path), finished_run)
     assert Run.load(path).evaluation() == finished_run.evaluation()
 
@@ -124,22 +126,22 @@ def test_rows_after_the_checkpoint_are_computed_again(tmp_path: Path, train_tiny
         train_tiny(run_dir=path, checkpoint_interval=0, callbacks=[stop_at(10)])
     with (path / "metrics.csv").open("a") as table:
         table.write("11,0,704,1.0,2.0,3.0,")  # cut short by a kill
-    rpo.train(resume=path, verbose=False)
+    rpo.train(PENDULUM, resume=path, verbose=False)
     assert_equal_runs(Run.load(path), reference)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished_run: Run, tmp_path: Path) -> None:
     copy = shutil.copytree(finished_run.path, tmp_path / "copy")
-    rpo.train(resume=copy, total_steps=TINY["total_steps"], verbose=False)
+    rpo.train(PENDULUM, resume=copy, total_steps=TINY["total_steps"], verbose=False)
     assert_equal_runs(Run.load(copy), finished_run)
     assert (copy / "metrics.csv").read_bytes() == finished_run.metrics_path.read_bytes()
 
 
 def test_a_resumed_run_keeps_its_settings(finished_run: Run) -> None:
     with pytest.raises(SettingsError, match="start a new run"):
-        rpo.train(resume=finished_run.path, total_steps=10 * TINY["total_steps"])
+        rpo.train(PENDULUM, resume=finished_run.path, total_steps=10 * TINY["total_steps"])
     with pytest.raises(SettingsError, match="leave out horizon"):
-        rpo.train(resume=finished_run.path, horizon=16)
+        rpo.train(PENDULUM, resume=finished_run.path, horizon=16)
     with pytest.raises(SettingsError, match="not of ant"):
         rpo.train("ant", resume=finished_run.path)
 

@@ -119,4 +119,4 @@ def test_a_used_directory_is_refused(finished_run: Run, train_tiny) -> None:
 
 def test_a_directory_in_use_is_refused(finished_run: Run) -> None:
     with finished_run.locked(), pytest.raises(RunError, match="another process"):
-        rpo.train(resume=finished_run.path, verbose=False)
+        rpo.train(PENDULUM, resume=finished_run.path, verbose=False)

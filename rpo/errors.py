@@ -1,0 +1,57 @@
+"""What can go wrong for reasons that the user can act on. Every message is one line, but a
+`TaskError`'s."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+
+class Resumable(Protocol):
+    """A run directory, as far as an error needs to know it."""
+
+    path: Path
+
+    @property
+    def resume_command(self) -> str:
+        """What a person types to go on."""
+
+
+class SettingsError(ValueError):
+    """A task, method, preset or setting that does not exist, or a value out of range."""
+
+
+class TaskError(SettingsError):
+    """A user's own task is wrong; up to three lines: what, where, and what to do."""
+
+
+class RunError(RuntimeError):
+    """A run directory that is missing, foreign, or in use."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is missing, truncated, or belongs to another run."""
+
+
+class TrainingError(RuntimeError):
+    """Training could not go on; the message names the cause and what is left."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; the run was saved first.
+
+    Args:
+        run: which `resume` continues.
+    """
+
+    def __init__(self, run: Resumable) -> None:
+        super().__init__(f"interrupted; resume with: {run.resume_command}")
+        self.run = run
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """` (did you mean ...?)` with the known name that is closest, or nothing if none is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {close[0]}?)" if close else ""

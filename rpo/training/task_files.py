@@ -1,0 +1,235 @@
+"""Tasks in a Python file of the user's, `FILE.py:CLASS`: loaded on his word only, and checked.
+
+Loading such a file executes it. So a run that was trained on one does not load it by itself: the
+user names the file, or says that he trusts the run. What is wrong in the file is told in three
+lines: what, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+import linecache
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rpo.envs.base import Env
+from rpo.errors import RunError, SettingsError, TaskError
+from rpo.training.task_check import check_env
+
+MAX_FILE_BYTES = 10_000_000
+_PREFIX = "_rpo_task_"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFile:
+    """A user's file with a task.
+
+    Args:
+        path: of the file.
+        name: of the class in it.
+    """
+
+    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name}"
+
+    def digest(self) -> str:
+        """SHA-256 of the file. What it imports is not covered.
+
+        Raises:
+            SettingsError: if there is no such file.
+        """
+        return hashlib.sha256(_contents(self.path)).hexdigest()
+
+    def facts(self) -> dict[str, str]:
+        """What a run records of it, ready for JSON."""
+        return {"path": str(self.path.absolute()), "class": self.name, "sha256": self.digest()}
+
+
+def is_task_file(task: str) -> bool:
+    """Whether a task's name means a file."""
+    return ":" in task or task.endswith(".py")
+
+
+def parse_task_file(task: str) -> TaskFile:
+    """`FILE.py:CLASS` in its parts.
+
+    Raises:
+        SettingsError: if there is no such file, or no class is named (lists those in the file).
+    """
+    file, colon, name = task.rpartition(":")
+    if not colon:
+        file, name = task, ""
+    path = Path(file)
+    contents = _contents(path)
+    if not name:
+        classes = _classes(contents)
+        known = f"; it has {', '.join(classes)}" if classes else ""
+        example = f"{file}:{classes[0] if classes else 'CLASS'}"
+        raise SettingsError(f"name the class in {file}, as in {example}{known}")
+    return TaskFile(path, name)
+
+
+def load_task(task: str) -> Env:
+    """An environment from `FILE.py:CLASS`. Executes the file.
+
+    Raises:
+        SettingsError: if there is no such file or class.
+        TaskError: if the file or its class fails, or what it computes has wrong shapes.
+    """
+    file = parse_task_file(task)
+    path = file.path.absolute()
+    spec = importlib.util.spec_from_file_location(_PREFIX + path.stem, path)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{file.path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:  # as for a script: it may import modules beside it
+        sys.path.insert(0, str(path.parent))
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise explained(error, file.path) from error
+    env_class = getattr(module, file.name, None)
+    if not (isinstance(env_class, type) and issubclass(env_class, Env)):
+        classes = [
+            name
+            for name, one in vars(module).items()
+            if isinstance(one, type) and issubclass(one, Env) and one.__module__ == spec.name
+        ]
+        known = f"; it has {', '.join(classes)}" if classes else ""
+        raise SettingsError(f"{file.path} defines no environment class {file.name}{known}")
+    build: Callable[[], Env] = env_class
+    try:
+        env = build()
+        check_env(env)
+    except TaskError:
+        raise
+    except Exception as error:
+        raise explained(error, file.path, doing=f"making {file.name}()") from error
+    return env
+
+
+def explained(error: BaseException, path: Path, doing: str = "") -> TaskError:
+    """An error in a user's file, in three lines: what, where, and what to do.
+
+    Args:
+        error: raised by the file, or by a library that it called.
+        path: of the file; modules beside it count as the user's, too.
+        doing: what the program did, for an error that no line of the file belongs to.
+    """
+    what = _first_line(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{error.filename}, line {error.lineno}"
+        return TaskError(f"{what}\n  {where}: {(error.text or '').strip()}\n{_REMEDY}")
+    place = _place(error.__traceback__, path)
+    if place is None:
+        return TaskError(f"{what}\n  while {doing or f'loading {path}'}\n{_REMEDY}")
+    line = (place.line or "").strip()
+    return TaskError(
+        f"{what}\n  {place.filename}, line {place.lineno}, in {place.name}: {line}\n{_REMEDY}"
+    )
+
+
+def blamed_on_task(error: Exception) -> TaskError | None:
+    """The error as one of the user's task, if it arose in a file that was loaded here as one."""
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if name.startswith(_PREFIX) and path and _place(error.__traceback__, Path(path)):
+            return explained(error, Path(path))
+    return None
+
+
+def trusted_task(path: Path, config: Mapping[str, Any], task: str | None, trust: bool) -> str:
+    """The file to load for a run that was trained on a user's own.
+
+    Args:
+        path: of the run.
+        config: its `config.json`.
+        task: `FILE.py:CLASS` as the user names it, or None.
+        trust: whether the user wants the file that the run names to be executed.
+
+    Raises:
+        RunError: if the user has said neither, or the file is not the one it was trained with.
+    """
+    recorded = config.get("task_file")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    digest, place = recorded.get("sha256"), recorded.get("path")
+    named: str = config["task"]
+    if isinstance(place, str):
+        named = f"{place}:{named.rpartition(':')[2]}"
+    if task is not None:
+        if digest is not None and parse_task_file(task).digest() != digest:
+            warnings.warn(
+                f"{task} is not the same as when {path} was trained (its sha256 differs)",
+                stacklevel=3,
+            )
+        return task
+    if not trust:
+        raise RunError(
+            f"{path} was trained on {named}, and using it would execute that file; if you trust "
+            "it, add --trust, or name the file yourself: --task FILE.py:CLASS (Python: env=...)"
+        )
+    if digest is not None and parse_task_file(named).digest() != digest:
+        raise RunError(
+            f"{named} is not the file that {path} was trained with (its sha256 differs); if you "
+            f"mean it nevertheless, name it: --task {named}"
+        )
+    return named
+
+
+_REMEDY = "The task's own code is at fault; docs/custom-environment.md says what it must define."
+
+
+def _contents(path: Path) -> bytes:
+    if not path.is_file():
+        raise SettingsError(f"there is no file {path} (a task of your own is FILE.py:CLASS)")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise SettingsError(f"{path} is too large to be a task")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _classes(contents: bytes) -> list[str]:
+    """Names of the classes that a file defines, without executing it; those with a base first."""
+    try:
+        tree = ast.parse(contents)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [node.name for node in sorted(found, key=lambda node: not node.bases)]
+
+
+def _place(trace: TracebackType | None, path: Path) -> traceback.FrameSummary | None:
+    """The innermost line of the user's: in the file, or in a module beside it."""
+    directory, found = str(path.absolute().parent), None
+    libraries = (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix)
+    for frame in traceback.extract_tb(trace):
+        mine = frame.filename == str(path.absolute()) or (
+            frame.filename.startswith(directory + "/")
+            and not frame.filename.startswith(libraries)
+            and "site-packages" not in frame.filename
+        )
+        found = frame if mine else found
+    if found is not None:
+        linecache.checkcache(found.filename)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"[:400]

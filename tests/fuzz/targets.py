@@ -1,0 +1,243 @@
+"""What is fuzzed, and what must hold: an input is taken or refused, in one line, soon."""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import json
+import resource
+import shutil
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from hypothesis import strategies as st
+
+from rpo.envs import EnvSpec
+from rpo.errors import RunError, SettingsError
+from rpo.physics.mjcf import load_mjcf, load_urdf
+from rpo.physics.model import Model
+from rpo.report.curves import curves_of
+from rpo.training import Run
+from rpo.training.checkpoint import restore_last, save_checkpoint
+from rpo.training.evaluation import Evaluation, store_evaluation
+from rpo.training.metrics import Mark, MetricsTable
+from rpo.training.program import Program
+from rpo.training.selection import Race
+from rpo.training.settings import Resolved, resolve
+from tests.fuzz import robots, runs
+
+MAX_SECONDS = 10.0
+MAX_BYTES = 2 * 2**30
+HANG_SECONDS = 120
+"""By the clock, after which the process ends and says where it was: what no exception ends."""
+
+counted: Counter[str] = Counter()
+"""Inputs by target and outcome."""
+slowest: dict[str, float] = {}
+
+
+class BrokenPromiseError(AssertionError):
+    """An input was neither taken nor refused as it should be."""
+
+
+def judged(target: str, call: Callable[[], Any], refusals: tuple[type[Exception], ...]) -> Any:
+    """Calls, and holds the outcome to what was promised.
+
+    Args:
+        target: name of what is called.
+        call: takes the input.
+        refusals: errors that are answers.
+
+    Returns:
+        what it gives, or None if the input was refused.
+
+    Raises:
+        BrokenPromiseError: if it took too long or too much memory, or the answer is not one line.
+        Exception: any other.
+    """
+    # Time of the processor: on a busy machine everything waits now and then.
+    before, begin = _peak(), time.process_time()
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    result, outcome = None, "taken"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = call()
+    except refusals as error:
+        outcome = "refused"
+        if not str(error) or "\n" in str(error) or len(str(error)) > 5000:
+            raise BrokenPromiseError(f"{target}: not one line: {str(error)[:300]!r}") from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    seconds = time.process_time() - begin
+    counted[f"{target} {outcome}"] += 1
+    slowest[target] = max(seconds, slowest.get(target, 0.0))
+    if seconds > MAX_SECONDS:
+        raise BrokenPromiseError(f"{target}: took {seconds:.1f} s")
+    if _peak() - before > MAX_BYTES:
+        raise BrokenPromiseError(f"{target}: took {(_peak() - before) / 2**30:.1f} GiB")
+    return result
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def robot(xml: str) -> None:
+    """An MJCF text becomes a model of finite numbers, or a `ValueError`."""
+    _require_sound(judged("mjcf", lambda: load_mjcf(xml), (ValueError, FileNotFoundError)))
+
+
+def urdf_robot(xml: str, floating: bool) -> None:
+    """The same for URDF."""
+    call = lambda: load_urdf(xml, floating_base=floating)  # noqa: E731
+    _require_sound(judged("urdf", call, (ValueError, FileNotFoundError)))
+
+
+def _require_sound(model: Model | None) -> None:
+    if model is None:
+        return
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            bound = field.name in ("limit_lower", "limit_upper")
+            if np.isnan(value).any() or (not bound and not np.isfinite(value.astype("f4")).all()):
+                raise BrokenPromiseError(f"{field.name} holds {value[~np.isfinite(value)]}")
+    if (
+        not (model.mass >= 0).all()
+        or not (np.linalg.norm(model.joint_quaternion, axis=1) > 0.5).all()
+    ):
+        raise BrokenPromiseError("a mass is negative or an orientation none")
+
+
+def settle(given: tuple[str, str, dict[str, Any]]) -> None:
+    """Settings become a run's, or a `SettingsError`; then they can be written and read again."""
+    task, method, values = given
+    resolved: Resolved | None = judged(
+        "settings", lambda: resolve(task, method, settings=values), (SettingsError,)
+    )
+    if resolved is None:
+        return
+    text = json.dumps([vars(resolved.config), vars(resolved.run_settings)], allow_nan=False)
+    again = dict(json.loads(text)[0])
+    if vars(resolve(task, method, settings=again).config) != vars(resolved.config):
+        raise BrokenPromiseError("settings change when they are stored")
+
+
+def tiny_env() -> Any:
+    """A task that compiles in a moment."""
+    from tests.training.fakes import Echo
+
+    env = Echo()
+    assert isinstance(env.spec, EnvSpec)
+    return env
+
+
+class Runs:
+    """A run directory that is damaged again and again."""
+
+    def __init__(self) -> None:
+        memory = Path("/dev/shm")  # where there is one: no disk is worn out
+        self.work = Path(
+            tempfile.mkdtemp(prefix="rpo_fuzz_", dir=memory if memory.is_dir() else None)
+        )
+        self.env = tiny_env()
+        self.mark = self.work / "executed"
+        evil = f"import pathlib\npathlib.Path({str(self.mark)!r}).touch()"
+        (self.work / runs.EVIL).write_text(evil)
+        self.run = self._make(self.work / "run")
+        self.shapes: dict[str, Any] = {}
+
+    def _make(self, path: Path) -> Path:
+        """What a training of two iterations leaves; nothing is trained, to be quick."""
+        from tests.training.fakes import TINY
+
+        settings = TINY | {"total_steps": 64 * 2, "seeds": 2, "devices": 1}
+        resolved = resolve(self.env, settings=settings)
+        run, program = Run.create(path, resolved), Program(resolved)
+        table = MetricsTable(run.metrics_path, 0)
+        for iteration in (1, 2):
+            returns = {"episode_return": np.array([1.0, 2.0]), "value_loss": np.array([0.5, 0.25])}
+            times = {"seconds": iteration, "steps_per_second": 3.0}
+            table.write(iteration, 64 * iteration, times, run.seeds, returns)
+        table.close()
+        facts = {"iteration": 2, "seconds": 2.0, "candidates": [[0], [0]]}
+        facts |= {"run": run.config["id"], "metrics": dataclasses.asdict(table.mark)}
+        save_checkpoint(run.checkpoints, program.to_host(program.init()), facts)
+        ones = np.ones((2, 3))
+        store_evaluation(run, Evaluation(ones, ones.astype(int), True), checkpoint="last", seed=0)
+        return path
+
+    def open(self, done: list[runs.Damage]) -> None:
+        """Everything that a command reads of a run, after damage."""
+        copy = runs.copied(self.run, self.work / "copy")
+        for damage in done:
+            runs.apply(copy, damage)
+        judged("runs", lambda: self.read(copy), (RunError, SettingsError))
+        if self.mark.exists():
+            self.mark.unlink()
+            raise BrokenPromiseError("a run's code was executed")
+
+    def read(self, path: Path) -> None:
+        """What `evaluate`, `plot` and `--resume` do before they compile anything."""
+        run = Run.load(path)
+        trouble = []
+        for part in (run.evaluation, lambda: curves_of(run), lambda: self.restore(run)):
+            try:
+                part()
+            except (RunError, SettingsError) as error:
+                trouble.append(error)
+            except FileNotFoundError:  # a missing table
+                continue
+        metrics = MetricsTable(run.metrics_path, 1, Mark(1, "0"))
+        metrics.close()
+        if trouble:
+            raise trouble[0]
+
+    def restore(self, run: Run) -> None:
+        own = run.config["task"] == "echo"
+        resolved = run.resolved(self.env if own else None)
+        if not own:  # would only compile another task's networks
+            return
+        settings = dataclasses.replace(resolved.run_settings, devices=None)
+        program = Program(dataclasses.replace(resolved, run_settings=settings))
+        found = restore_last(run.checkpoints, lambda k: self._shapes(program, resolved, k))
+        if found is not None:
+            path, state, facts = found
+            Race.resume(program.selection, facts, path)
+            for leaf in jax.tree.leaves(state):
+                assert isinstance(leaf, np.ndarray)
+
+    def _shapes(self, program: Program, resolved: Resolved, iteration: int) -> Any:
+        key = repr((resolved.algorithm, resolved.config, resolved.run_settings, iteration > 0))
+        if key not in self.shapes:
+            if len(self.shapes) > 200:
+                self.shapes.clear()
+            self.shapes[key] = program.shapes(iteration)
+        return self.shapes[key]
+
+    def close(self) -> None:
+        """Deletes everything."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+STRATEGIES: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
+    "mjcf": (robots.mjcf(),),
+    "urdf": (robots.urdf(), st.booleans()),
+    "settings": (runs.settings(),),
+    "runs": (runs.damages(),),
+}
+"""Of each target, its arguments."""
+
+
+def target(name: str) -> Callable[..., None]:
+    """What is called with an input."""
+    simple: dict[str, Callable[..., None]] = {"mjcf": robot, "urdf": urdf_robot, "settings": settle}
+    return simple[name] if name in simple else Runs().open

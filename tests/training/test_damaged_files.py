@@ -1,0 +1,308 @@
+"""Files of a run that are damaged, missing, or not what they should be: one line, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rpo.errors import CheckpointError, RunError
+from rpo.report.curves import plot_runs
+from rpo.training import Run, checkpoint
+from rpo.training.checkpoint import restore_checkpoint, restore_last, save_checkpoint
+from rpo.training.evaluation import Evaluation, store_evaluation
+from rpo.training.metrics import MetricsTable, read_metrics
+from rpo.training.run_files import write_json
+from rpo.training.selection import Race, Selection
+
+STATE = {f"w{k}": np.random.default_rng(k).normal(size=(100, 100)) for k in range(40)}
+
+
+def one_line(error: BaseException) -> str:
+    assert "\n" not in str(error)
+    return str(error)
+
+
+@pytest.fixture
+def copy(finished_run: Run, tmp_path: Path) -> Path:
+    return shutil.copytree(finished_run.path, tmp_path / "copy")
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    config = json.loads((path / "config.json").read_text())
+    change(config)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            (lambda c, name=name: c.pop(name), f"{name} is missing")
+            for name in ("task", "algorithm", "preset", "run_settings", "algorithm_settings")
+        ),
+        (lambda c: c.pop("task_settings"), "task_settings is missing"),
+        (lambda c: c.pop("sessions"), "sessions is missing"),
+        (lambda c: c.update(task=["hopper"]), "task is missing or not"),
+        (lambda c: c.update(preset="x" * 5000), "preset is longer"),
+        (lambda c: c["run_settings"].pop("seed"), "seed is not a whole number"),
+        (lambda c: c["run_settings"].update(seeds=True), "seeds is not a whole number"),
+        (lambda c: c["run_settings"].update(seeds=2**30), "seeds is out of range"),
+        (lambda c: c["sessions"].append(3), "a session is not"),
+    ],
+)
+def test_a_config_lacks_nothing(copy: Path, change: Callable, message: str) -> None:
+    changed(copy, change)
+    with pytest.raises(RunError, match=message) as caught:
+        Run.load(copy)
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["algorithm_settings"].update(num_envs="8"), "num_envs is '8', must be"),
+        (lambda c: c["algorithm_settings"].update(horizon=[1]), "horizon is"),
+        (lambda c: c["algorithm_settings"].update(betas=3), "betas is 3, must be a list"),
+        (lambda c: c["algorithm_settings"].update(discount=10**400), "discount is 1000"),
+        (lambda c: c["algorithm_settings"].update(critic="odd"), "critic is 'odd', must be one"),
+        (lambda c: c["run_settings"].update(devices="all"), "devices is 'all'"),
+        (lambda c: c.update(algorithm="nothing"), "unknown algorithm 'nothing'"),
+        (lambda c: c.update(task="ant", task_settings={"gravity": "up"}), "gravity is 'up'"),
+        (lambda c: c.update(task="ant", task_settings={"gears": [[]]}), "gears"),
+        (lambda c: c.update(task="odd"), "an environment of your own"),
+    ],
+)
+def test_settings_of_the_wrong_kind(copy: Path, change: Callable, message: str) -> None:
+    changed(copy, lambda c: c.update(task="hopper"))
+    changed(copy, change)
+    with pytest.raises(RunError, match=message) as caught:
+        Run.load(copy).resolved()
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "\x00", '{"format": NaN}', "[" * 100_000, '{"format": 1' + "0" * 5000]
+)
+def test_no_config_at_all(copy: Path, text: str) -> None:
+    (copy / "config.json").write_text(text)
+    with pytest.raises(RunError, match=r"config\.json") as caught:
+        Run.load(copy)
+    one_line(caught.value)
+
+
+def test_links_and_pipes_are_not_followed(copy: Path, tmp_path: Path) -> None:
+    (copy / "metrics.csv").unlink()
+    os.mkfifo(copy / "metrics.csv")
+    with pytest.raises(RunError, match="not a plain file"):
+        Run.load(copy)
+    with pytest.raises(RunError, match="not a plain file"):
+        read_metrics(copy / "metrics.csv")
+    (copy / "metrics.csv").unlink()
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    (copy / "evaluation.json.tmp").symlink_to(mine)
+    with pytest.raises(RunError, match="is a link"):
+        Run.load(copy)
+    write_json(copy / "evaluation.json", {})
+    assert mine.read_text() == "precious"
+
+
+HEAD = "iteration,seed,env_steps,seconds,steps_per_second"
+METRICS = {"a": np.array([1.5]), "b": np.array([np.nan])}
+TIMES = {"seconds": 1.0, "steps_per_second": 2.0}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> tuple[Path, Any]:
+    """Five iterations, and the mark after the third."""
+    path = tmp_path / "metrics.csv"
+    metrics = MetricsTable(path, 0)
+    for iteration in range(1, 6):
+        metrics.write(iteration, 64 * iteration, TIMES, [0], METRICS)
+        mark = metrics.mark if iteration == 3 else (mark if iteration > 3 else None)
+    metrics.close()
+    return path, mark
+
+
+def reopened(path: Path, mark: Any) -> list[int]:
+    metrics = MetricsTable(path, 3, mark)
+    metrics.write(4, 256, TIMES, [0], METRICS)
+    metrics.close()
+    iterations: list[int] = read_metrics(path)["iteration"].tolist()
+    return iterations
+
+
+def test_a_sound_table_goes_on_in_silence(table: tuple[Path, Any]) -> None:
+    path, mark = table
+    with path.open("a") as file:
+        file.write("6,0,38")  # cut short by a kill
+    assert reopened(path, mark) == [1, 2, 3, 4]
+    assert not path.with_name("metrics.csv.damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "left"),
+    [
+        (b"2,0,128", b"2,0,\xff28", [1, 3, 4]),  # not UTF-8
+        (b"2,0,128", b"2,0,129", [1, 2, 3, 4]),  # a number like any other
+        (b"2,0,128", b"2,0,\x0028", [1, 3, 4]),
+        (b"2,0,128,1,2,1.5,nan\r\n", b"", [1, 3, 4]),
+        (b"2,0,128", b"2,0,128,9", [1, 3, 4]),
+        (b"iteration", b"iterbtion", [4]),
+    ],
+)
+def test_a_damaged_table_is_kept_and_told(
+    table: tuple[Path, Any], old: bytes, new: bytes, left: list[int]
+) -> None:
+    path, mark = table
+    damaged = path.read_bytes().replace(old, new)
+    path.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"is damaged; kept as metrics\.csv\.damaged; .* of 3"):
+        assert reopened(path, mark) == left
+    assert path.with_name("metrics.csv.damaged").read_bytes() == damaged
+
+
+def test_a_missing_table_is_told(table: tuple[Path, Any]) -> None:
+    path, mark = table
+    path.unlink()
+    with pytest.warns(UserWarning, match="is missing: it starts anew with iteration 4"):
+        assert reopened(path, mark) == [4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "its first line names no columns"),
+        ("iteration,seed,env_steps,seconds,steps_per_second\n1,0,x,1,1\n2,0,1,1,1\n", "in line 2"),
+        (
+            "iteration,seed,env_steps,seconds,steps_per_second\n1,0,1,nan,1\n2,0,1,1,1\n",
+            "in line 2",
+        ),
+        ('iteration,seed,env_steps,seconds,steps_per_second\n1,"' + "0" * 200_000, "damaged"),
+    ],
+)
+def test_reading_a_damaged_table(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(RunError, match=message) as caught:
+        read_metrics(tmp_path / "metrics.csv")
+    one_line(caught.value)
+
+
+def test_a_table_without_returns_is_named(copy: Path, tmp_path: Path) -> None:
+    table = copy / "metrics.csv"
+    table.write_bytes(table.read_bytes().replace(b"episode_return", b"episode_rexurn"))
+    with pytest.raises(RunError, match="has no column episode_return"):
+        plot_runs([Run.load(copy)], tmp_path / "a.svg")
+
+
+def test_names_are_drawn_as_they_are(copy: Path, tmp_path: Path) -> None:
+    changed(copy, lambda c: c.update(task="a.py:$\\frac{", preset="$x_"))
+    assert plot_runs([Run.load(copy)], tmp_path / "a.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stochastic": 3}', '{"s": {"mean_return": "x"}}'])
+def test_a_damaged_evaluation_is_told_and_replaced(copy: Path, text: str) -> None:
+    (copy / "evaluation.json").write_text(text)
+    run = Run.load(copy)
+    with pytest.raises(RunError, match=r"evaluation\.json"):
+        run.evaluation()
+    found = Evaluation(np.ones((2, 3)), np.ones((2, 3), int), deterministic=False)
+    with pytest.warns(UserWarning, match=r"kept as evaluation\.json\.damaged"):
+        store_evaluation(run, found, checkpoint="last", seed=0)
+    assert (copy / "evaluation.json.damaged").read_text() == text
+    assert (run.evaluation() or {})["stochastic"]["mean_return"] == 1.0
+
+
+def test_a_truncated_array_file_takes_one_line(tmp_path: Path, capfd) -> None:
+    path = save_checkpoint(tmp_path, STATE, {"iteration": 5})
+    file = max((path / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+    os.truncate(file, 1000)
+    with pytest.raises(CheckpointError, match=r"its file state/.* is not as it was written"):
+        restore_checkpoint(path, STATE)
+    write_json(tmp_path / "last.json", {"checkpoint": path.name})  # of an earlier version
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        restore_checkpoint(path, STATE)
+    one_line(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_only_the_message_of_closed_loops_is_hushed(capfd) -> None:
+    checkpoint._hush_closed_loops()
+    for words in ("Event loop is closed", "something else"):
+        try:
+            raise RuntimeError(words)
+        except RuntimeError as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+    assert "something else" in (told := capfd.readouterr().err)
+    assert "Event loop" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("../../elsewhere", "no name of"), ("iteration_" + "9" * 5000, "no name of"), (3, "read")],
+)
+def test_a_pointer_leads_nowhere_else(tmp_path: Path, name: Any, message: str) -> None:
+    write_json(tmp_path / "last.json", {"checkpoint": name})
+    with pytest.raises(CheckpointError, match=message):
+        restore_last(tmp_path, lambda _: STATE)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, {"w": np.ones(3)}, {"iteration": 5})
+    restore, calls = checkpoint.restore_checkpoint, []
+
+    def restore_late(path: Path, like: Any) -> Any:
+        calls.append(path.name)
+        if len(calls) == 1:  # the training goes on meanwhile
+            save_checkpoint(tmp_path, {"w": np.full(3, 2.0)}, {"iteration": 6})
+        return restore(path, like)
+
+    monkeypatch.setattr(checkpoint, "restore_checkpoint", restore_late)
+    found = restore_last(tmp_path, lambda _: {"w": np.ones(3)})
+    assert found is not None
+    assert (found[0].name, found[1]["w"][0]) == ("iteration_00000006", 2.0)
+    assert calls == ["iteration_00000005", "iteration_00000006"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(copy: Path, finished_run: Run) -> None:
+    changed(copy, lambda c: c.update(id="another"))
+    from rpo.training import load_policies
+
+    with pytest.raises(CheckpointError, match="is of another run"):
+        load_policies(Run(copy, Run.load(copy).config, finished_run.env))
+
+
+@pytest.mark.parametrize("numbers", [None, [[0]], [[0, 5]], [[1, 0]], [["0", "1"]], 3])
+def test_candidates_that_cannot_be(numbers: Any) -> None:
+    facts = {"iteration": 0, "candidates": numbers}
+    with pytest.raises(CheckpointError, match="its candidates cannot be"):
+        Race.resume(Selection(2, 100, 0.5), facts, Path("iteration_0"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts.pop("digest"),
+        lambda facts: facts.update(iteration=7),
+        lambda facts: facts.update(seconds="1"),
+        lambda facts: facts.update(arrays={"w": 3}),
+    ],
+)
+def test_facts_that_do_not_hold_together(tmp_path: Path, change: Callable) -> None:
+    path = save_checkpoint(tmp_path, {"w": np.ones(3)}, {"iteration": 5, "seconds": 1.0})
+    write_json(tmp_path / "last.json", {"checkpoint": path.name})  # files not described
+    facts = json.loads((path / "facts" / "metadata").read_text())
+    change(facts)
+    (path / "facts" / "metadata").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match="its facts"):
+        restore_checkpoint(path, {"w": np.ones(3)})
