@@ -80,6 +80,12 @@ class Hopper(LocomotionEnv):
     def _root_velocities(self) -> int:
         return 3
 
+    def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
+        coordinates = {"height": "m", "pitch": "rad"} | dict.fromkeys(joints, "rad")
+        velocities = {"forward_velocity": "m/s", "height_velocity": "m/s"}
+        turning = {f"{name}_velocity": "rad/s" for name in ("pitch", *joints)}
+        return coordinates | velocities | turning
+
     def initial_state(self, key: Array) -> RobotState:
         """Rest pose with random offsets."""
         settings = self.settings

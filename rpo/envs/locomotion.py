@@ -143,16 +143,31 @@ class LocomotionEnv(EpisodicEnv):
     def __init__(self, name: str, observation_size: int, settings: LocomotionSettings) -> None:
         self.settings = settings
         self.model = load_robot(name, settings)
+        joints = self.model.nv - self._root_velocities
+        if joints != len(settings.start_joints) or joints != len(settings.strengths):
+            raise ValueError(f"{name}: start_joints and strengths must have {joints} entries")
+        entries = self._observation_entries(self.motor_names)
         self.spec = EnvSpec(
             name=name,
             observation_size=observation_size,
             action_size=len(settings.strengths),
             episode_length=settings.episode_length,
             control_dt=1 / settings.control_frequency,
+            observation_names=tuple(entries),
+            observation_units=tuple(entries.values()),
+            action_names=self.motor_names,
+            action_units=tuple(f"{strength:g} N m" for strength in settings.strengths),
         )
-        joints = self.model.nv - self._root_velocities
-        if joints != len(settings.start_joints) or joints != len(settings.strengths):
-            raise ValueError(f"{name}: start_joints and strengths must have {joints} entries")
+
+    @property
+    def motor_names(self) -> tuple[str, ...]:
+        """Of the joints that have a motor, in the order of the actions."""
+        return self.model.joint_names[-(self.model.nv - self._root_velocities) :]
+
+    def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
+        """Names of the observation's entries in their order, and what a value of 1 means."""
+        # As above: every robot defines it.
+        raise NotImplementedError
 
     @property
     def _root_velocities(self) -> int:
@@ -256,6 +271,24 @@ class FreeBaseEnv(LocomotionEnv):
     @property
     def _root_velocities(self) -> int:
         return 6
+
+    def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
+        ways = ("forward", "up", "right")
+        return (
+            {"height": "m"}
+            | {f"quaternion_{axis}": "" for axis in "xyzw"}
+            | {f"{way}_velocity": "m/s" for way in ways}
+            | {f"angular_velocity_{way}": "rad/s" for way in ways}
+            | dict.fromkeys(joints, "rad")
+            | {f"{joint}_velocity": self._joint_velocity_unit for joint in joints}
+            | {"uprightness": "", "heading": ""}
+            | {f"last_action_{joint}": "" for joint in joints}
+        )
+
+    @property
+    def _joint_velocity_unit(self) -> str:
+        scale = self.settings.joint_velocity_scale
+        return f"{1 / scale:g} rad/s" if scale else ""
 
     def initial_state(self, key: Array) -> RobotState:
         """Start pose with random offsets.

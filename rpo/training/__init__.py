@@ -7,8 +7,9 @@ from rpo.training.errors import (
     TrainingError,
     TrainingInterrupted,
 )
-from rpo.training.evaluation import Evaluation, Policy, evaluate, load_policies, load_policy
+from rpo.training.evaluation import Evaluation, evaluate
 from rpo.training.loop import Callback, Progress, train
+from rpo.training.policies import Policy, load_policies, load_policy
 from rpo.training.run import Run
 
 __all__ = [
