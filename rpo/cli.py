@@ -23,6 +23,7 @@ commands:
   rpo train TASK           train a policy; `rpo train TASK --help` lists every setting
   rpo train --resume RUN   continue a run that was interrupted
   rpo evaluate RUN         returns of full episodes with a trained policy
+  rpo export RUN           the policy as ONNX, for programs without JAX
   rpo plot RUN...          learning curves over steps and over seconds
   rpo reproduce TARGET     a table or figure of the paper, such as table1 or figure3
   rpo tasks                what can be learned
@@ -144,6 +145,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "evaluate": _evaluate,
+        "export": _export,
         "plot": _plot,
         "reproduce": _reproduce,
         "tasks": _tasks,
@@ -244,6 +246,12 @@ def _evaluate(arguments: list[str]) -> int:
     )
     print(evaluation)
     return 0
+
+
+def _export(arguments: list[str]) -> int:
+    from rpo.show import commands
+
+    return commands.export(parse(commands.ExportArguments, arguments, "rpo export"))
 
 
 def _plot(arguments: list[str]) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from rpo.nets import (
 )
 from rpo.training.checkpoint import Arrays, named_arrays
 from rpo.training.errors import CheckpointError, SettingsError
+from rpo.training.files import replacing
 
 FORMAT = 1
 METADATA = "metadata.json"
@@ -179,20 +179,12 @@ def write_policy_file(path: Path, contents: PolicyFile) -> None:
     facts = dataclasses.asdict(contents.facts)
     metadata = {"format": FORMAT, "digest": _digest(facts, arrays), "policies": facts}
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                text = json.dumps(metadata, indent=2, allow_nan=False)
-                archive.writestr(zipfile.ZipInfo(METADATA, _LONG_AGO), text)
-                for name, array in arrays.items():
-                    with archive.open(zipfile.ZipInfo(f"{name}.npy", _LONG_AGO), "w") as entry:
-                        np.lib.format.write_array(entry, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        text = json.dumps(metadata, indent=2, allow_nan=False)
+        archive.writestr(zipfile.ZipInfo(METADATA, _LONG_AGO), text)
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", _LONG_AGO), "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def read_policy_file(path: Path) -> PolicyFile:

@@ -1,0 +1,58 @@
+"""Policies that nobody has trained: enough to show and to export."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import pytest
+
+from rpo import envs
+from rpo.nets import Actor, TanhGaussianPolicy, new_normalizer
+from rpo.training.policy_file import Network, PolicyFacts, PolicyFile, write_policy_file
+
+# The same compilation cache and tiny runs as the tests of training have.
+from tests.training.conftest import compilation_cache, finished_run, train_tiny
+
+__all__ = ["compilation_cache", "finished_run", "train_tiny"]
+
+
+def untrained(task: str, seeds: tuple[int, ...] = (0, 1), **settings: object) -> PolicyFile:
+    """Random actors of two seeds, whose observation statistics are not the identity."""
+    env = envs.make(task, **settings)
+    spec = env.spec
+
+    def make(key: jax.Array) -> Actor:
+        network = TanhGaussianPolicy(spec.observation_size, spec.action_size, (16, 16), key)
+        normalizer = new_normalizer(spec.observation_size)
+        samples = 0.5 + 2.0 * jax.random.normal(key, (64, spec.observation_size))
+        return Actor(network, normalizer.update(samples))
+
+    last = jax.vmap(make)(jax.random.split(jax.random.key(0), len(seeds)))
+    facts = PolicyFacts(
+        task=task,
+        task_settings=dataclasses.asdict(env.settings),
+        algorithm="rpo",
+        preset="fast",
+        seeds=seeds,
+        iteration=3,
+        total_iterations=3,
+        env_steps=96,
+        episode_returns=(None,) * len(seeds),
+        network=Network.of(last.policy),
+        observation_names=spec.observation_names,
+        observation_units=spec.observation_units,
+        action_names=spec.action_names,
+        action_units=spec.action_units,
+        control_dt=spec.control_dt,
+    )
+    return PolicyFile(facts, last, last)
+
+
+@pytest.fixture(scope="session")
+def ant_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy file of the ant, with episodes of 30 steps."""
+    path = tmp_path_factory.mktemp("policies") / "ant.npz"
+    write_policy_file(path, untrained("ant", episode_length=30))
+    return path
