@@ -23,6 +23,7 @@ commands:
   rpo train TASK           train a policy; `rpo train TASK --help` lists every setting
   rpo train --resume RUN   continue a run that was interrupted
   rpo evaluate RUN         returns of full episodes with a trained policy
+  rpo render RUN           a film of an episode: MP4, GIF or pictures
   rpo export RUN           the policy as ONNX, for programs without JAX
   rpo plot RUN...          learning curves over steps and over seconds
   rpo reproduce TARGET     a table or figure of the paper, such as table1 or figure3
@@ -145,6 +146,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "evaluate": _evaluate,
+        "render": _render,
         "export": _export,
         "plot": _plot,
         "reproduce": _reproduce,
@@ -246,6 +248,15 @@ def _evaluate(arguments: list[str]) -> int:
     )
     print(evaluation)
     return 0
+
+
+def _render(arguments: list[str]) -> int:
+    from rpo.show import commands
+    from rpo.training.cache import enable_compilation_cache
+
+    given = parse(commands.RenderArguments, arguments, "rpo render")
+    enable_compilation_cache()
+    return commands.render(given)
 
 
 def _export(arguments: list[str]) -> int:

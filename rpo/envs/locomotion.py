@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import equinox as eqx
@@ -25,6 +25,8 @@ from rpo.physics.model import JointType, Model
 from rpo.physics.step import StepSettings, control_step
 
 Inertia: TypeAlias = Literal["reference", "physical"]
+
+_ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,11 @@ class LocomotionEnv(EpisodicEnv):
         )
 
     @property
+    def mjcf(self) -> Path:
+        """The robot's description, for drawing it."""
+        return _ASSETS / f"{self.spec.name}.xml"
+
+    @property
     def motor_names(self) -> tuple[str, ...]:
         """Of the joints that have a motor, in the order of the actions."""
         return self.model.joint_names[-(self.model.nv - self._root_velocities) :]
@@ -226,8 +233,7 @@ _LIMIT = ("limit_stiffness", "limit_damping")
 
 @functools.lru_cache(maxsize=64)
 def _load_robot(name: str, inertia: Inertia, figures: tuple[float, ...]) -> Model:
-    with resources.as_file(resources.files("rpo.envs") / "assets" / f"{name}.xml") as path:
-        model = load_mjcf(path, inertia=inertia)
+    model = load_mjcf(_ASSETS / f"{name}.xml", inertia=inertia)
     gravity, *rest = figures
     jointed = np.concatenate(
         [np.full(kind.velocities, kind is not JointType.FREE) for kind in model.joint_type]

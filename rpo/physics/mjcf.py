@@ -153,6 +153,16 @@ def load_urdf(
         raise ValueError(f"{label}: {error}") from None
 
 
+def parse_description(source: Source) -> Any:
+    """A description as MuJoCo's `MjSpec`, to be changed and compiled.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: in one line, if it is malformed.
+    """
+    return _parse(source)[1]
+
+
 def _parse(source: Source) -> tuple[str, Any]:
     text = os.fspath(source)
     if text.lstrip().startswith("<"):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.console import Console
+from rich.progress import track
+
+from rpo.show.scenes import Scene
 
 RunOrTask = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 
@@ -45,3 +51,52 @@ def default_output(run: str, name: str, suffix: str) -> Path:
     """`name` in a run directory; elsewhere a file called like the source, where we are."""
     path = Path(run)
     return path / f"{name}{suffix}" if path.is_dir() else Path(f"{path.stem}{suffix}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderArguments:
+    """Films an episode of a trained policy. Needs the extra `render`, and EGL or OSMesa.
+
+    Args:
+        run: run directory, policy file, or the name of a task whose policy comes with rpo.
+        output: .mp4, .gif or .webm, or a name without suffix for a directory of PNG pictures; by
+            default episode.mp4 in the run directory, or TASK.mp4 here.
+        width: of each panel in pixels; 640, or 320 if there are several.
+        height: of each panel in pixels; 480, or 240 if there are several.
+        fps: frames per second; 30, or 25 in a GIF.
+    """
+
+    run: RunOrTask
+    output: Path | None = None
+    scene: Scene = dataclasses.field(default_factory=Scene)
+    width: int | None = None
+    height: int | None = None
+    fps: int | None = None
+
+
+def render(given: RenderArguments) -> int:
+    """Runs `rpo render`."""
+    from rpo.show import render as rendering
+    from rpo.show.film import Format
+
+    scene = given.scene
+    output = given.output or default_output(given.run, "episode", ".mp4")
+    several = scene.envs > 1 or scene.checkpoint == "all"
+    defaults = {
+        "width": 320 if several else 640,
+        "height": 240 if several else 480,
+        "fps": 25 if output.suffix == ".gif" else 30,
+    }
+    asked = {name: getattr(given, name) for name in defaults}
+    form = Format(**{k: defaults[k] if v is None else v for k, v in asked.items()})
+    started = time.monotonic()
+    frames = rendering.render(given.run, output, scene, form, progress=_bar)
+    print(f"{output} ({frames} frames in {time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def _bar(count: int) -> Iterator[int]:
+    """Numbers below `count`, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    numbers = range(count)
+    return iter(track(numbers, "drawing", console=console, disable=not console.is_terminal))

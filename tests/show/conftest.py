@@ -8,19 +8,19 @@ from pathlib import Path
 import jax
 import pytest
 
-from rpo import envs
 from rpo.nets import Actor, TanhGaussianPolicy, new_normalizer
+from rpo.training.errors import RunError
 from rpo.training.policy_file import Network, PolicyFacts, PolicyFile, write_policy_file
+from rpo.training.settings import make_env
+from tests.training.conftest import compilation_cache
+from tests.training.fakes import PENDULUM
 
-# The same compilation cache and tiny runs as the tests of training have.
-from tests.training.conftest import compilation_cache, finished_run, train_tiny
-
-__all__ = ["compilation_cache", "finished_run", "train_tiny"]
+__all__ = ["compilation_cache"]
 
 
 def untrained(task: str, seeds: tuple[int, ...] = (0, 1), **settings: object) -> PolicyFile:
     """Random actors of two seeds, whose observation statistics are not the identity."""
-    env = envs.make(task, **settings)
+    env = make_env(task, settings)
     spec = env.spec
 
     def make(key: jax.Array) -> Actor:
@@ -32,7 +32,7 @@ def untrained(task: str, seeds: tuple[int, ...] = (0, 1), **settings: object) ->
     last = jax.vmap(make)(jax.random.split(jax.random.key(0), len(seeds)))
     facts = PolicyFacts(
         task=task,
-        task_settings=dataclasses.asdict(env.settings),
+        task_settings=dataclasses.asdict(env.settings) if hasattr(env, "settings") else {},
         algorithm="rpo",
         preset="fast",
         seeds=seeds,
@@ -55,4 +55,39 @@ def ant_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy file of the ant, with episodes of 30 steps."""
     path = tmp_path_factory.mktemp("policies") / "ant.npz"
     write_policy_file(path, untrained("ant", episode_length=30))
+    return path
+
+
+@pytest.fixture(scope="session")
+def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy of an environment of one's own, which has no robot."""
+    path = tmp_path_factory.mktemp("policies") / "pendulum.npz"
+    write_policy_file(path, untrained(PENDULUM))
+    return path
+
+
+@pytest.fixture(scope="session")
+def opengl() -> None:
+    """Skips where nothing can be drawn."""
+    from rpo.show.scene import choose_opengl
+
+    try:
+        choose_opengl()
+    except RunError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def ant_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of the ant as far as policies go, with three moments of its training."""
+    path = tmp_path_factory.mktemp("runs") / "ant"
+    path.mkdir()
+    (path / "config.json").write_text('{"format": 1, "run_settings": {"seed": 0, "seeds": 2}}')
+    newest = untrained("ant", episode_length=30)
+    write_policy_file(path / "policy.npz", newest)
+    (path / "policies").mkdir()
+    for iteration in (0, 1, 3):
+        facts = dataclasses.replace(newest.facts, iteration=iteration, env_steps=32 * iteration)
+        moment = PolicyFile(facts, newest.last)
+        write_policy_file(path / "policies" / f"iteration_{iteration:08d}.npz", moment)
     return path

@@ -51,9 +51,9 @@ def test_says_what_its_numbers_are(onnx_file: Path) -> None:
 
 
 def test_a_policy_of_ones_own_environment_needs_no_environment(
-    finished_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pendulum_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["export", str(finished_run.path), "--output", str(tmp_path / "p.onnx")]) == 0
+    assert cli.main(["export", str(pendulum_file), "--output", str(tmp_path / "p.onnx")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'p.onnx'} (actions differ by at most")
     (entry,) = onnxruntime.InferenceSession(tmp_path / "p.onnx").get_inputs()
     assert (entry.name, entry.shape) == ("observation", ["batch", 3])
