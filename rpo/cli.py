@@ -23,6 +23,7 @@ commands:
   rpo train TASK           train a policy; `rpo train TASK --help` lists every setting
   rpo train --resume RUN   continue a run that was interrupted
   rpo evaluate RUN         returns of full episodes with a trained policy
+  rpo view RUN             a page that plays it in 3-D; --save makes it one file
   rpo render RUN           a film of an episode: MP4, GIF or pictures
   rpo export RUN           the policy as ONNX, for programs without JAX
   rpo plot RUN...          learning curves over steps and over seconds
@@ -146,6 +147,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "evaluate": _evaluate,
+        "view": _view,
         "render": _render,
         "export": _export,
         "plot": _plot,
@@ -248,6 +250,15 @@ def _evaluate(arguments: list[str]) -> int:
     )
     print(evaluation)
     return 0
+
+
+def _view(arguments: list[str]) -> int:
+    from rpo.show import commands
+    from rpo.training.cache import enable_compilation_cache
+
+    given = parse(commands.ViewArguments, arguments, "rpo view")
+    enable_compilation_cache()
+    return commands.view(given)
 
 
 def _render(arguments: list[str]) -> int:

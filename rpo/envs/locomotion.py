@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -341,14 +342,20 @@ class FreeBaseEnv(LocomotionEnv):
         self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
     ) -> Float[Array, " envs"]:
         """Forward velocity + up + heading + height term - action cost, all of `state`."""
+        return sum_terms(self.reward_terms(state, action, next_state))
+
+    def reward_terms(
+        self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
+    ) -> dict[str, Float[Array, " envs"]]:
+        """What the reward is the sum of, by name."""
         q, qd, settings = state.q.T, state.qd.T, self.settings
-        return (
-            qd[0]
-            + settings.up_weight * self._up(q)
-            + settings.heading_weight * self._heading(q)
-            + self._height_term(q[2])
-            - settings.action_penalty * (action**2).sum(axis=1)
-        )
+        return {
+            "forward velocity": qd[0],
+            "up": settings.up_weight * self._up(q),
+            "heading": settings.heading_weight * self._heading(q),
+            "height": self._height_term(q[2]),
+            "action": -settings.action_penalty * (action**2).sum(axis=1),
+        }
 
     def is_terminal(self, state: RobotState) -> Bool[Array, " envs"]:
         """The torso is too low."""
@@ -377,3 +384,8 @@ def steep_height_term(height: Array, upper: float, weight: float) -> Array:
     """
     clipped = jnp.clip(height, -1.0, upper)
     return jnp.where(clipped < 0, -200 * clipped**2, weight * clipped)
+
+
+def sum_terms(terms: dict[str, Array]) -> Array:
+    """The reward, from what it is the sum of, in their order."""
+    return functools.reduce(operator.add, terms.values())

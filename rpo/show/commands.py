@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import time
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -100,3 +103,53 @@ def _bar(count: int) -> Iterator[int]:
     console = Console(stderr=True)
     numbers = range(count)
     return iter(track(numbers, "drawing", console=console, disable=not console.is_terminal))
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewArguments:
+    """Plays a policy in the browser: look into it, push it, follow its training. Extra `view`.
+
+    Args:
+        run: run directory, policy file, or the name of a task whose policy comes with rpo.
+        save: instead of serving, write one HTML file that plays without a server.
+        host: address to listen at; 0.0.0.0 lets other machines look, too.
+        port: to listen at; by default the first free one from 8080 on.
+        open: open the page in a browser.
+    """
+
+    run: RunOrTask
+    save: Path | None = None
+    scene: Scene = dataclasses.field(default_factory=Scene)
+    host: str = "127.0.0.1"
+    port: int | None = None
+    open: bool = True
+
+
+def view(given: ViewArguments) -> int:
+    """Runs `rpo view`."""
+    if given.save is not None:
+        from rpo.show.page import save_page
+
+        frames = save_page(given.run, given.save, given.scene)
+        print(f"{given.save} ({frames} frames; open it in any browser)")
+        return 0
+    from rpo.show.viewer import Viewer, first_free_port
+
+    port = first_free_port(given.host) if given.port is None else given.port
+    print("playing the episode and differentiating it ...", flush=True)
+    viewer = Viewer(given.run, given.scene, host=given.host, port=port)
+    shown = given.open and _open_browser(viewer.url)
+    print(f"{viewer.url} {'is open in your browser' if shown else '- open it in a browser'}")
+    print("Ctrl-C ends", flush=True)
+    try:
+        viewer.wait()
+    finally:
+        viewer.stop()
+    return 0
+
+
+def _open_browser(url: str) -> bool:
+    """Opens a page where there is a display; without one, a browser of texts would take over."""
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    display = sys.platform != "linux" or any(os.environ.get(name) for name in displays)
+    return display and webbrowser.open(url)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rpo.algorithms.devices import environment_keys
 from rpo.envs.base import Env, EnvState
 from rpo.physics.mjcf import parse_description
+from rpo.physics.model import JointType, Model
 from rpo.training.errors import RunError, SettingsError
 from rpo.training.policies import Policy
 
@@ -52,9 +53,7 @@ def robot_of(env: Env) -> mujoco.MjSpec:
 class _Step(eqx.Module):
     """What is recorded of a step, everything leading with the environments."""
 
-    q: Array
-    qd: Array
-    observation: Array
+    state: EnvState
     action: Array
     reward: Array
     terminated: Array
@@ -62,13 +61,26 @@ class _Step(eqx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class Push:
+    """A sudden change of the root's velocity.
+
+    Args:
+        forward: m/s.
+        sideways: m/s, to the left; robots in a plane know forward only.
+        at: seconds after the start.
+    """
+
+    forward: float = 0.0
+    sideways: float = 0.0
+    at: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Episodes:
     """The first episode of each of several environments; what follows its end is meaningless.
 
     Args:
-        q: coordinates before each step.
-        qd: velocities before each step.
-        observation: before each step.
+        states: before each step (steps, envs, ...).
         action: taken, as the policy gave it, clipped to [-1, 1].
         reward: of each step.
         length: steps of each episode.
@@ -77,15 +89,19 @@ class Episodes:
         speed_column: entry of the observation that holds the speed, None if there is none.
     """
 
-    q: Float[np.ndarray, "steps envs nq"]
-    qd: Float[np.ndarray, "steps envs nv"]
-    observation: Float[np.ndarray, "steps envs observation"]
+    states: EnvState
     action: Float[np.ndarray, "steps envs action"]
     reward: Float[np.ndarray, "steps envs"]
     length: Int[np.ndarray, " envs"]
     terminated: Bool[np.ndarray, " envs"]
     control_dt: float
     speed_column: int | None
+
+    @property
+    def q(self) -> Float[np.ndarray, "steps envs nq"]:
+        """Coordinates before each step."""
+        q: np.ndarray = self.states.physics.q
+        return q
 
     def step_at(self, seconds: float, env: int) -> int:
         """The step that an environment takes at a time; its last one after the end."""
@@ -100,7 +116,7 @@ class Episodes:
         if self.speed_column is None:
             return None
         first = max(step + 1 - round(window / self.control_dt), 0)
-        return float(self.observation[first : step + 1, env, self.speed_column].mean())
+        return float(self.states.observation[first : step + 1, env, self.speed_column].mean())
 
     @property
     def seconds(self) -> float:
@@ -115,6 +131,7 @@ def record_episodes(
     deterministic: bool = True,
     seed: int = 0,
     steps: int | None = None,
+    push: Push | None = None,
 ) -> Episodes:
     """Plays one episode in each of several environments.
 
@@ -124,6 +141,7 @@ def record_episodes(
         deterministic: act without noise.
         seed: of the starts and of the noise; as in an evaluation.
         steps: at most so many; by default the length of an episode.
+        push: changes the robots' velocity on the way.
 
     Raises:
         SettingsError: if there is nothing to play.
@@ -137,14 +155,15 @@ def record_episodes(
     start_key, noise_key = jax.random.split(jax.random.key(seed), 2)
     state = eqx.filter_jit(policy.env.reset)(start_key, num_envs)
     noise = jax.random.key_data(noise_key)
-    played: Any = jax.device_get(_play(policy, state, noise, jnp.asarray(deterministic), steps))
+    push = push or Push()
+    kick = jnp.array([push.forward, push.sideways]), jnp.asarray(round(push.at / spec.control_dt))
+    quiet = jnp.asarray(deterministic)
+    played: Any = jax.device_get(_play(policy, state, noise, quiet, kick, steps))
     ended = np.asarray(played.terminated | played.truncated)
     length = np.where(ended.any(axis=0), ended.argmax(axis=0) + 1, steps)
     names = spec.observation_names
     return Episodes(
-        q=played.q,
-        qd=played.qd,
-        observation=played.observation,
+        states=played.state,
         action=played.action,
         reward=played.reward,
         length=length,
@@ -155,19 +174,25 @@ def record_episodes(
 
 
 @eqx.filter_jit
-def _play(policy: Policy, state: EnvState, key: Array, deterministic: Array, steps: int) -> _Step:
+def _play(
+    policy: Policy,
+    state: EnvState,
+    key: Array,
+    deterministic: Array,
+    kick: tuple[Array, Array],
+    steps: int,
+) -> _Step:
     """Compiled once for all policies of a network's sizes, and both ways to act."""
 
     def step(state: EnvState, number: Array) -> tuple[EnvState, _Step]:
+        state = _pushed(policy.env, state, kick[0] * (number == kick[1]))
         observation = state.observation
         keys = environment_keys(jax.random.fold_in(key, number), jnp.arange(len(observation)))
         noisy = jax.vmap(policy)(observation, keys)
         action = jnp.clip(jnp.where(deterministic, policy(observation), noisy), -1, 1)
         following, transition = policy.env.step(state, action)
         return following, _Step(
-            q=state.physics.q,
-            qd=state.physics.qd,
-            observation=observation,
+            state=state,
             action=action,
             reward=transition.reward,
             terminated=transition.terminated,
@@ -175,3 +200,29 @@ def _play(policy: Policy, state: EnvState, key: Array, deterministic: Array, ste
         )
 
     return lax.scan(step, state, jnp.arange(steps))[1]
+
+
+def can_be_pushed(env: Env) -> int:
+    """In how many directions: 2 with a free base, 1 in a plane, 0 if the root is fixed."""
+    model = getattr(env, "model", None)
+    if not isinstance(model, Model):
+        return 0
+    if model.joint_type[0] is JointType.FREE:
+        return 2
+    forward = model.joint_type[0] is JointType.SLIDE and abs(model.joint_axis[0, 0]) == 1
+    return 1 if forward else 0
+
+
+def _pushed(env: Env, state: EnvState, change: Float[Array, "2"]) -> EnvState:
+    directions = can_be_pushed(env)
+    if not directions:
+        return state
+    physics = state.physics
+    qd = physics.qd.at[:, :directions].add(change[:directions].astype(physics.qd.dtype))
+    physics = eqx.tree_at(lambda p: p.qd, physics, qd)
+    seen: Any = env  # whoever has a model has equations, too
+    observation = jnp.where((change != 0).any(), seen.observe(physics), state.observation)
+    following: EnvState = eqx.tree_at(
+        lambda s: (s.physics, s.observation), state, (physics, observation)
+    )
+    return following

@@ -65,16 +65,10 @@ def _panels(source: Source, scene: Scene, env: Env | None) -> tuple[list[Panel],
             scene.envs,
             deterministic=not scene.sampled,
             seed=scene.start,
-            steps=_steps(scene, chosen),
+            steps=scene.steps(chosen),
         )
         panels += [Panel(_title(file, scene), episodes, k) for k in range(scene.envs)]
     return panels, chosen
-
-
-def _steps(scene: Scene, env: Env) -> int | None:
-    if scene.seconds is None:
-        return None
-    return max(round((scene.skip + scene.seconds) / env.spec.control_dt), 0)
 
 
 def _title(file: PolicyFile, scene: Scene) -> str:

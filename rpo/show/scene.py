@@ -58,8 +58,7 @@ def paint(spec: mujoco.MjSpec, width: int, height: int) -> mujoco.MjModel:
     for geom in spec.geoms:
         if geom.type == mujoco.mjtGeom.mjGEOM_PLANE:
             geom.material = "rpo_ground"
-    _paint_links(spec)
-    add_bones(spec)
+    dress(spec)
     _add_light(spec)
     model = spec.compile()
     model.vis.map.shadowclip = max(2.0, 2.5 / max(model.stat.extent, 1e-3))
@@ -70,6 +69,12 @@ def _add_texture(spec: mujoco.MjSpec, name: str, kind: Any, builtin: Any, colors
     return spec.add_texture(
         name=name, type=kind, builtin=builtin, rgb1=colors[0], rgb2=colors[1], width=512, height=512
     )
+
+
+def dress(spec: mujoco.MjSpec) -> None:
+    """Gives the links colours, and rods to limbs without shapes."""
+    _paint_links(spec)
+    add_bones(spec)
 
 
 def _paint_links(spec: mujoco.MjSpec) -> None:

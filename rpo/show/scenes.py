@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from rpo.envs.base import Env
+
 Checkpoint = Literal["last", "best", "all"]
 
 
@@ -30,3 +32,9 @@ class Scene:
     start: int = 0
     skip: float = 0.0
     seconds: float | None = None
+
+    def steps(self, env: Env) -> int | None:
+        """How many steps of an episode to play; None for all."""
+        if self.seconds is None:
+            return None
+        return max(round((self.skip + self.seconds) / env.spec.control_dt), 0)

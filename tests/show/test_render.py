@@ -97,7 +97,9 @@ def test_a_caption_says_what_was_reached(episodes: Episodes) -> None:
         reward=np.ones_like(episodes.reward),
         length=np.array([30, 12]),
         terminated=np.array([False, True]),
-        observation=np.full_like(episodes.observation, 2.5),
+        states=dataclasses.replace(
+            episodes.states, observation=np.full_like(episodes.states.observation, 2.5)
+        ),
     )
     assert known.speed_column == forward
     assert caption(Panel("half way", known), 11) == "half way\nreturn 12   2.5 m/s   0.2 s"
