@@ -77,17 +77,26 @@ def opengl() -> None:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
-def ant_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of the ant as far as policies go, with three moments of its training."""
-    path = tmp_path_factory.mktemp("runs") / "ant"
+def write_run(path: Path, task: str) -> Path:
+    """A run directory as far as policies go, with three moments of its training."""
     path.mkdir()
     (path / "config.json").write_text('{"format": 1, "run_settings": {"seed": 0, "seeds": 2}}')
-    newest = untrained("ant", episode_length=30)
+    newest = untrained(task, episode_length=30)
     write_policy_file(path / "policy.npz", newest)
-    (path / "policies").mkdir()
     for iteration in (0, 1, 3):
         facts = dataclasses.replace(newest.facts, iteration=iteration, env_steps=32 * iteration)
         moment = PolicyFile(facts, newest.last)
         write_policy_file(path / "policies" / f"iteration_{iteration:08d}.npz", moment)
     return path
+
+
+@pytest.fixture(scope="session")
+def ant_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the ant that nobody may change."""
+    return write_run(tmp_path_factory.mktemp("runs") / "ant", "ant")
+
+
+@pytest.fixture(scope="session")
+def hopper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the hopper that nobody may change."""
+    return write_run(tmp_path_factory.mktemp("runs") / "hopper", "hopper")
