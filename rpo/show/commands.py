@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -141,10 +142,9 @@ def view(given: ViewArguments) -> int:
     shown = given.open and _open_browser(viewer.url)
     print(f"{viewer.url} {'is open in your browser' if shown else '- open it in a browser'}")
     print("Ctrl-C ends", flush=True)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # which is how it ends
         viewer.wait()
-    finally:
-        viewer.stop()
+    viewer.stop()
     return 0
 
 

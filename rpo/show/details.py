@@ -30,6 +30,7 @@ class Details:
     """Of the first environment's episode, by step.
 
     Args:
+        contact_names: of the contact points: their links, numbered where a link has several.
         contact_position: of the contact points, in the world, m.
         contact_force: of the ground on each of them, N; none where the robot's model is not ours.
         terms: what the reward is the sum of, by name; only `reward` where the task does not say.
@@ -38,6 +39,7 @@ class Details:
         joint_push: how each joint's motor would move its limb: a unit vector.
     """
 
+    contact_names: tuple[str, ...]
     contact_position: Float[np.ndarray, "steps points 3"]
     contact_force: Float[np.ndarray, "steps points 3"]
     terms: dict[str, Float[np.ndarray, " steps"]]
@@ -65,12 +67,29 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
     model = getattr(task, "model", None)
     if not isinstance(model, Model):
         nothing = np.zeros((length, 0, 3), np.float32)
-        return Details(nothing, nothing, terms, gradient[:, :0], nothing, nothing)
+        return Details((), nothing, nothing, terms, gradient[:, :0], nothing, nothing)
     q, qd = states.physics.q.T, states.physics.qd.T
     position, force = jax.device_get(eqx.filter_jit(contact_forces)(model, q, qd))
     joint, push = jax.device_get(eqx.filter_jit(joint_pushes)(model, q))
     motors = slice(joint.shape[1] - gradient.shape[1], None)
-    return Details(position, force, terms, gradient, joint[:, motors], push[:, motors])
+    return Details(
+        contact_names(model),
+        position,
+        force,
+        terms,
+        gradient,
+        joint[:, motors],
+        push[:, motors],
+    )
+
+
+def contact_names(model: Model) -> tuple[str, ...]:
+    """Of the contact points: their links, numbered where a link has several."""
+    links = [model.link_names[link] for link in model.contact_link]
+    return tuple(
+        f"{name} {links[:k].count(name) + 1}" if links.count(name) > 1 else name
+        for k, name in enumerate(links)
+    )
 
 
 def _terms(task: Any, states: EnvState, action: Array) -> dict[str, Array]:

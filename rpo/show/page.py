@@ -87,7 +87,7 @@ def stop_server(server: Any) -> None:
 
 def place_camera(server: Any, robot: Robot3D) -> None:
     """Looks at the robot from the side, a little ahead of it."""
-    size = robot.size
-    server.initial_camera.position = (0.8 * size, -1.2 * size, 0.6 * size)
-    server.initial_camera.look_at = (0.0, 0.0, 0.25 * size)
+    size, height = robot.size, robot.height
+    server.initial_camera.position = (0.8 * size, -1.3 * size, height + 0.3 * size)
+    server.initial_camera.look_at = (0.0, 0.0, 0.6 * height)
     server.initial_camera.up = (0.0, 0.0, 1.0)

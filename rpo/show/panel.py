@@ -189,9 +189,9 @@ class Panel:
         episodes, details = self.loaded
         times = np.arange(len(details.action_gradient)) * episodes.control_dt
         loads = details.contact_force[:, :, 2]
-        loads = loads[:, loads.max(axis=0) > 0] if len(loads) else loads
         self._plot("reward per step", times, details.terms, step)
-        points = {f"point {k + 1}": loads[:, k] for k in range(loads.shape[1])}
+        names = details.contact_names
+        points = {name: loads[:, k] for k, name in enumerate(names) if loads[:, k].any()}
         self._plot("ground's normal forces (N)", times, points or {"none": 0 * times}, step)
         size = np.linalg.norm(details.action_gradient, axis=1)
         self._plot("size of the action gradient", times, {"size": size}, step)

@@ -52,6 +52,8 @@ class Robot3D:
         for geom in range(self.model.ngeom):
             self._add_shape(geom)
         self.size = _size_of(self.model)
+        mujoco.mj_kinematics(self.model, self._data)
+        self.height = float(self._data.xpos[1, 2]) if self.model.nbody > 1 else 0.0
         self.weight = float(self.model.body_mass.sum()) * 9.81
         # About the root, because a browser moves frames at once and arrows a little later.
         self._root = server.scene.add_frame("/world/arrows", show_axes=False)
