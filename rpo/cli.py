@@ -37,16 +37,21 @@ RUN is a run directory; evaluate, view, render and export take a policy file, or
 whose policy comes with rpo, as well. `rpo COMMAND --help` says more."""
 
 
+WANDB = "Send metrics to Weights & Biases, too (extra `wandb`)."
+
+
 @dataclasses.dataclass(frozen=True)
 class ResumeArguments:
     """Continues an interrupted run, with the settings it has.
 
     Args:
         resume: run directory.
+        wandb: send metrics to Weights & Biases, too; extra `wandb`.
         processes: where the others are.
     """
 
     resume: Path
+    wandb: bool = False
     processes: Processes = dataclasses.field(default_factory=Processes)
 
 
@@ -176,11 +181,11 @@ def _train(arguments: list[str]) -> int:
     task = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     resume, _ = value_of("resume", arguments)
     if resume is not None:
-        known = ["resume", *flags_of("processes", ResumeArguments(Path()))]
+        known = ["resume", "wandb", *flags_of("processes", ResumeArguments(Path()))]
         require_known_flags(arguments, known, "a resumed run keeps its settings")
         resumed = parse(ResumeArguments, arguments, "rpo train")
         join(resumed.processes)
-        api.train(task, resume=resumed.resume)
+        api.train(task, resume=resumed.resume, callbacks=_callbacks(resumed.wandb))
         return 0
     if task is None:
         if {"-h", "--help"} & set(arguments):
@@ -201,8 +206,20 @@ def _train(arguments: list[str]) -> int:
         for name, value in vars(getattr(parsed, group)).items()
     }
     join(parsed.processes)
-    api.train(task, algorithm, preset=preset, run_dir=parsed.run_dir, **settings)
+    callbacks = _callbacks(parsed.wandb)
+    api.train(
+        task, algorithm, preset=preset, run_dir=parsed.run_dir, callbacks=callbacks, **settings
+    )
     return 0
+
+
+def _callbacks(wandb: bool) -> list[Any]:
+    """What is told how a training goes, beside its own records."""
+    if not wandb:
+        return []
+    from rpo.training.wandb_log import WandbLog
+
+    return [WandbLog()]
 
 
 def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]:
@@ -226,6 +243,7 @@ def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]
             Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")],
             None,
         ),
+        ("wandb", Annotated[bool, tyro.conf.arg(help=WANDB)], False),
         ("run", RunSettings, RunSettings()),
         ("method", type(config), config),
         ("processes", Processes, Processes()),

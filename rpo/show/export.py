@@ -12,9 +12,9 @@ import numpy as np
 
 import rpo
 from rpo.nets import Actor
-from rpo.show.needs import need, quiet
 from rpo.training.errors import RunError
 from rpo.training.files import replacing
+from rpo.training.needs import need, quiet
 from rpo.training.policies import Source, open_policies
 from rpo.training.policy_file import PolicyFacts, WhichCheckpoint
 

@@ -19,10 +19,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from rpo.show.episode import Episodes
-from rpo.show.needs import need
 from rpo.show.scene import Stage
 from rpo.training.errors import RunError, SettingsError
 from rpo.training.files import replacing
+from rpo.training.needs import need
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Sink = Callable[[Picture], None]

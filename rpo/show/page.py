@@ -10,10 +10,10 @@ from typing import Any
 from rpo.envs.base import Env
 from rpo.show.details import look_into
 from rpo.show.episode import record_episodes, robot_of
-from rpo.show.needs import need
 from rpo.show.scenes import Scene
 from rpo.show.stage3d import Robot3D, play
 from rpo.training.files import replacing
+from rpo.training.needs import need
 from rpo.training.policies import Policy, Source, env_of, open_policies
 
 FRAMES_PER_SECOND = 30

@@ -11,12 +11,12 @@ import time
 from rpo.envs.base import Env
 from rpo.show.details import Details, look_into
 from rpo.show.episode import Episodes, Push, can_be_pushed, record_episodes, robot_of
-from rpo.show.needs import need
 from rpo.show.page import place_camera, start_server, stop_server
 from rpo.show.panel import Panel
 from rpo.show.scenes import Scene
 from rpo.show.stage3d import Robot3D
 from rpo.training.errors import RunError
+from rpo.training.needs import need
 from rpo.training.policies import Policy, Source, env_of, open_moments, open_policies
 from rpo.training.policy_file import PolicyFile
 

@@ -33,7 +33,8 @@ def test_training_into_a_pipe_prints_plain_lines(
     assert "compiling the training step" in lines
     progress = [line for line in lines if "steps/s" in line]
     assert re.fullmatch(
-        r"1,920 of 1,920 steps \(100.0 %\), [\d,]+ steps/s, 0:00 left, return -[\d.,]+, best -[\d.,]+",
+        r"1,920 of 1,920 steps \(100.0 %\), [\d,]+ steps/s, 0:00 left, "
+        r"return -[\d.,]+, best -[\d.,]+",
         progress[-1],
     )
     assert any(line.startswith("deterministic return -") for line in lines)
