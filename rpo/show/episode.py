@@ -158,7 +158,9 @@ def record_episodes(
     push = push or Push()
     kick = jnp.array([push.forward, push.sideways]), jnp.asarray(round(push.at / spec.control_dt))
     quiet = jnp.asarray(deterministic)
-    played: Any = jax.device_get(_play(policy, state, noise, quiet, kick, steps))
+    # Always the whole episode, so that there is but one program to compile.
+    played: Any = jax.device_get(_play(policy, state, noise, quiet, kick))
+    played = jax.tree.map(lambda x: x[:steps], played)
     ended = np.asarray(played.terminated | played.truncated)
     length = np.where(ended.any(axis=0), ended.argmax(axis=0) + 1, steps)
     names = spec.observation_names
@@ -180,7 +182,6 @@ def _play(
     key: Array,
     deterministic: Array,
     kick: tuple[Array, Array],
-    steps: int,
 ) -> _Step:
     """Compiled once for all policies of a network's sizes, and both ways to act."""
 
@@ -199,7 +200,7 @@ def _play(
             truncated=transition.truncated,
         )
 
-    return lax.scan(step, state, jnp.arange(steps))[1]
+    return lax.scan(step, state, jnp.arange(policy.env.spec.episode_length))[1]
 
 
 def can_be_pushed(env: Env) -> int:

@@ -192,9 +192,8 @@ class _Training:
 
     def disk_trouble(self, error: OSError) -> str:
         """What to tell about a file that could not be written, in one line."""
-        saved = "no checkpoint had been written yet"
-        if self.saved_iteration is not None:
-            saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
+        saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
+        saved = saved if self.saved_iteration else "no checkpoint had been written yet"
         return (
             f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); {saved}: "
             f"make room, then continue with rpo train --resume {self.run.path}"
@@ -315,7 +314,7 @@ class _Training:
         self._keep(lanes, newest=True)
         self.saved_at = time.monotonic()
 
-    def _keep(self, lanes: list[Progressing], *, newest: bool) -> None:
+    def _keep(self, lanes: list[Progressing], newest: bool) -> None:
         self.keeper.keep(lanes, self.race, self.iteration, self.env_steps, newest=newest)
 
     def _evaluate(self) -> None:

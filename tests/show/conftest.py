@@ -91,12 +91,12 @@ def write_run(path: Path, task: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ant_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the ant that nobody may change."""
-    return write_run(tmp_path_factory.mktemp("runs") / "ant", "ant")
-
-
-@pytest.fixture(scope="session")
 def hopper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the hopper that nobody may change."""
     return write_run(tmp_path_factory.mktemp("runs") / "hopper", "hopper")
+
+
+@pytest.fixture(scope="session")
+def hopper_file(hopper_run: Path) -> Path:
+    """A policy file of the hopper, with episodes of 30 steps."""
+    return hopper_run / "policy.npz"

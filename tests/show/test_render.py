@@ -30,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # imageio-ffmpeg's, t
 
 
 @pytest.fixture(scope="module")
-def episodes(ant_file: Path) -> Episodes:
-    return record_episodes(load_policy(ant_file), 2)
+def episodes(hopper_file: Path) -> Episodes:
+    return record_episodes(load_policy(hopper_file), 2)
 
 
 def frames_of(path: Path) -> np.ndarray:
@@ -46,22 +46,22 @@ def blue(picture: np.ndarray) -> np.ndarray:
     return (blue > red + 50) & (blue > green + 15)
 
 
-def test_an_episode_is_that_of_an_evaluation(ant_file: Path, episodes: Episodes) -> None:
-    found = evaluate_policy(load_policy(ant_file), episodes=2, deterministic=True)
+def test_an_episode_is_that_of_an_evaluation(hopper_file: Path, episodes: Episodes) -> None:
+    found = evaluate_policy(load_policy(hopper_file), episodes=2, deterministic=True)
     assert episodes.length.tolist() == found.lengths[0].tolist() == [30, 30]
     returns = [episodes.return_until(29, env) for env in (0, 1)]
     np.testing.assert_allclose(returns, found.returns[0], rtol=1e-5)
     assert not episodes.terminated.any()
-    sampled = record_episodes(load_policy(ant_file), 2, deterministic=False)
+    sampled = record_episodes(load_policy(hopper_file), 2, deterministic=False)
     np.testing.assert_array_equal(sampled.q[0], episodes.q[0])
     assert np.abs(sampled.action - episodes.action).max() > 0.1
 
 
 def test_a_film_shows_the_robot_moving(
-    opengl: None, ant_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    opengl: None, hopper_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "ant.mp4"
-    assert cli.main(["render", str(ant_run), "--output", str(path), "--width", "96"]) == 0
+    path = tmp_path / "hop.mp4"
+    assert cli.main(["render", str(hopper_run), "--output", str(path), "--width", "96"]) == 0
     assert capsys.readouterr().out.startswith(f"{path} (15 frames in ")
     frames = frames_of(path)
     assert frames.shape == (15, 480, 96, 3)
@@ -70,9 +70,9 @@ def test_a_film_shows_the_robot_moving(
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_every_moment_has_a_panel(opengl: None, ant_run: Path, tmp_path: Path) -> None:
+def test_every_moment_has_a_panel(opengl: None, hopper_run: Path, tmp_path: Path) -> None:
     scene = Scene(checkpoint="all", seconds=0.1, envs=1)
-    assert render(ant_run, tmp_path / "moments", scene, SMALL) == 3
+    assert render(hopper_run, tmp_path / "moments", scene, SMALL) == 3
     pictures = sorted((tmp_path / "moments").iterdir())
     assert [path.name for path in pictures] == [f"frame_{k:05d}.png" for k in range(3)]
     picture = np.asarray(Image.open(pictures[0]))
@@ -80,18 +80,18 @@ def test_every_moment_has_a_panel(opengl: None, ant_run: Path, tmp_path: Path) -
     quarters = [picture[:64, :64], picture[:64, 64:], picture[64:, :64], picture[64:, 64:]]
     assert [blue(quarter).any() for quarter in quarters] == [True, True, True, False]
     with pytest.raises(RunError, match="exists; choose another --output"):
-        render(ant_run, tmp_path / "moments", scene, SMALL)
+        render(hopper_run, tmp_path / "moments", scene, SMALL)
 
 
 def test_a_gif(opengl: None, episodes: Episodes, tmp_path: Path) -> None:
-    film = Film(robot_of(envs.make("ant")), [Panel("two", episodes, 1)], SMALL)
-    write_film(film, tmp_path / "ant.gif", 25)
-    with Image.open(tmp_path / "ant.gif") as image:
+    film = Film(robot_of(envs.make("hopper")), [Panel("two", episodes, 1)], SMALL)
+    write_film(film, tmp_path / "hop.gif", 25)
+    with Image.open(tmp_path / "hop.gif") as image:
         assert (image.size, image.n_frames) == ((64, 64), film.count)
 
 
 def test_a_caption_says_what_was_reached(episodes: Episodes) -> None:
-    forward = envs.make("ant").spec.observation_names.index("forward_velocity")
+    forward = envs.make("hopper").spec.observation_names.index("forward_velocity")
     known = dataclasses.replace(
         episodes,
         reward=np.ones_like(episodes.reward),
@@ -109,26 +109,26 @@ def test_a_caption_says_what_was_reached(episodes: Episodes) -> None:
 
 
 def test_a_full_disk_leaves_nothing(opengl: None, episodes: Episodes, tmp_path: Path) -> None:
-    film = Film(robot_of(envs.make("ant")), [Panel("", episodes)], Format(256, 256))
-    (tmp_path / "ant.mp4").write_text("older")
+    film = Film(robot_of(envs.make("hopper")), [Panel("", episodes)], Format(256, 256))
+    (tmp_path / "hop.mp4").write_text("older")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # the encoder's writes fail half way
     try:
-        with pytest.raises(OSError, match=r"cannot write .*ant.mp4: the encoder stopped after"):
-            write_film(film, tmp_path / "ant.mp4", 30)
+        with pytest.raises(OSError, match=r"cannot write .*hop.mp4: the encoder stopped after"):
+            write_film(film, tmp_path / "hop.mp4", 30)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (tmp_path / "ant.mp4").read_text() == "older"
+    assert (tmp_path / "hop.mp4").read_text() == "older"
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_failure_while_drawing_leaves_nothing(
     opengl: None, episodes: Episodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    film = Film(robot_of(envs.make("ant")), [Panel("", episodes)], SMALL)
+    film = Film(robot_of(envs.make("hopper")), [Panel("", episodes)], SMALL)
     frame = film.frame
     monkeypatch.setattr(film, "frame", lambda k: frame(k) if k < 3 else 1 / 0)
-    for name in ("ant.mp4", "ant"):
+    for name in ("hop.mp4", "hop"):
         with pytest.raises(ZeroDivisionError):
             write_film(film, tmp_path / name, 30)
     assert not list(tmp_path.iterdir())
@@ -149,9 +149,9 @@ def test_a_failure_while_drawing_leaves_nothing(
     ],
 )
 def test_mistakes_end_in_one_line(
-    opengl: None, arguments: str, status: int, message: str, ant_run, pendulum_file, capsys
+    opengl: None, arguments: str, status: int, message: str, hopper_run, pendulum_file, capsys
 ) -> None:
-    known = {"RUN": str(ant_run), "PENDULUM": str(pendulum_file)}
+    known = {"RUN": str(hopper_run), "PENDULUM": str(pendulum_file)}
     assert cli.main([known.get(word, word) for word in arguments.split()]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
