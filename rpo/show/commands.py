@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from rpo.show.scenes import Scene
+from rpo.training.errors import SettingsError
 
 RunOrTask = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 
@@ -128,6 +129,8 @@ class ViewArguments:
 
 def view(given: ViewArguments) -> int:
     """Runs `rpo view`."""
+    if given.scene.envs != 1 or given.scene.checkpoint == "all":
+        raise SettingsError("a page shows one environment; leave out --envs and --checkpoint all")
     if given.save is not None:
         from rpo.show.page import save_page
 

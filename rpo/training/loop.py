@@ -193,7 +193,7 @@ class _Training:
     def disk_trouble(self, error: OSError) -> str:
         """What to tell about a file that could not be written, in one line."""
         saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
-        saved = saved if self.saved_iteration else "no checkpoint had been written yet"
+        saved = saved if self.saved_iteration is not None else "no checkpoint had been written yet"
         return (
             f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); {saved}: "
             f"make room, then continue with rpo train --resume {self.run.path}"

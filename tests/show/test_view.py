@@ -188,6 +188,7 @@ def test_a_saved_page_plays_without_a_server(
         ("view RUN --host 203.0.113.1 --port 8080", 1, "choose another --port"),
         ("view PENDULUM", 1, "pendulum has no robot to show"),
         ("view RUN --save missing/page.html", 1, "missing/page.tmp.html: No such file"),
+        ("view RUN --envs 2", 2, "a page shows one environment"),
         ("view EMPTY", 1, "holds no checkpoint yet"),
     ],
 )
