@@ -22,18 +22,23 @@ from rpo.errors import suggestion
 
 USAGE = """usage: rpo COMMAND ...
 
-commands:
-  rpo train TASK           train a policy; `rpo train TASK --help` lists every setting
-  rpo train --resume RUN   continue a run that was interrupted
-  rpo train --from RUN     start a new run from a finished one, longer or with other settings
-  rpo evaluate RUN         returns of full episodes with a trained policy
-  rpo plot RUN...          learning curves over steps and over seconds
-  rpo reproduce TARGET     a table or figure of the paper, such as table1 or figure3
-  rpo tasks                what can be learned
-  rpo algorithms           how it can be learned
-  rpo check-gradients TASK compare a task's gradients with finite differences
+Six things to do, one example each:
+  rpo train ant                    train a policy (rpo train TASK --help lists every setting)
+  rpo evaluate runs/NAME           what it is worth: returns of full episodes
+  rpo plot runs/* --metric std     compare trainings by any metric
+  rpo view ant                     see a policy move: 3-D in the browser, or one HTML file (--save)
+  rpo render runs/NAME             film it: MP4, GIF, pictures
+  rpo export runs/NAME             take it away: ONNX, for programs without JAX
 
-`rpo COMMAND --help` says more."""
+and further:
+  rpo train --resume RUN           continue a run that was interrupted
+  rpo train --from RUN             start a new run from a finished one
+  rpo reproduce table1 --dry-run   a table or figure of the paper
+  rpo check-gradients TASK         compare a task's gradients with finite differences
+  rpo tasks, rpo algorithms        what can be learned, and how
+
+RUN is a run directory; evaluate, view, render and export take a policy file, or the name of a task
+whose policy comes with rpo, as well. `rpo COMMAND --help` says more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +71,12 @@ class PlotArguments:
     Args:
         runs: run directories; runs that differ only in their seeds become one line.
         output: image file, .png, .svg or .pdf.
+        metric: a column of metrics.csv, such as value_loss or steps_per_second.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
     output: Path = Path("curves.png")
+    metric: str = "episode_return"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +157,9 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "evaluate": _evaluate,
+        "view": _view,
+        "render": _render,
+        "export": _export,
         "plot": _plot,
         "reproduce": _reproduce,
         "tasks": _tasks,
@@ -196,6 +206,30 @@ def _evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def _view(arguments: list[str]) -> int:
+    from rpo.show import commands
+    from rpo.training.cache import enable_compilation_cache
+
+    given = parse(commands.ViewArguments, arguments, "rpo view")
+    enable_compilation_cache()
+    return commands.view(given)
+
+
+def _render(arguments: list[str]) -> int:
+    from rpo.show import commands
+    from rpo.training.cache import enable_compilation_cache
+
+    given = parse(commands.RenderArguments, arguments, "rpo render")
+    enable_compilation_cache()
+    return commands.render(given)
+
+
+def _export(arguments: list[str]) -> int:
+    from rpo.show import commands
+
+    return commands.export(parse(commands.ExportArguments, arguments, "rpo export"))
+
+
 def _plot(arguments: list[str]) -> int:
     from rpo.report.curves import plot_runs
     from rpo.training import Run
@@ -203,7 +237,7 @@ def _plot(arguments: list[str]) -> int:
     given = parse(PlotArguments, arguments, "rpo plot")
     if not given.runs:
         raise UsageError("name at least one run directory: rpo plot RUN...")
-    print(plot_runs([Run.load(path) for path in given.runs], given.output))
+    print(plot_runs([Run.load(path) for path in given.runs], given.output, given.metric))
     return 0
 
 

@@ -18,6 +18,8 @@ from rpo.training.presets import preset_settings
 from rpo.training.processes import join
 from rpo.training.settings import RunSettings, resolve, task_settings_class
 
+WANDB = "Send metrics to Weights & Biases, too (extra `wandb`)."
+
 
 @dataclasses.dataclass(frozen=True)
 class ResumeArguments:
@@ -26,11 +28,13 @@ class ResumeArguments:
     Args:
         resume: run directory.
         trust: execute the file that the run names as its task.
+        wandb: send metrics to Weights & Biases, too; extra `wandb`.
         processes: where the others are.
     """
 
     resume: Path
     trust: bool = False
+    wandb: bool = False
     processes: Processes = dataclasses.field(default_factory=Processes)
 
 
@@ -52,11 +56,12 @@ def train(arguments: list[str]) -> int:
     if resume is not None and origin_path is not None:
         raise UsageError("--resume goes on with a run, --from starts a new one; give one of them")
     if resume is not None:
-        known = ["resume", "trust", *flags_of("processes", ResumeArguments(Path()))]
+        known = ["resume", "trust", "wandb", *flags_of("processes", ResumeArguments(Path()))]
         require_known_flags(arguments, known, "a resumed run keeps its settings")
         resumed = parse(ResumeArguments, arguments, "rpo train")
         join(resumed.processes)
-        api.train(task_of(resumed.resume, task, resumed.trust), resume=resumed.resume)
+        task = task_of(resumed.resume, task, resumed.trust)
+        api.train(task, resume=resumed.resume, callbacks=_callbacks(resumed.wandb))
         return 0
     if origin_path is not None:
         return _train_from(Path(origin_path), task, arguments)
@@ -70,7 +75,7 @@ def train(arguments: list[str]) -> int:
     require_known_flags(arguments, known, f"rpo train {task} --help explains them")
     parsed: Any = parse(form, arguments, f"rpo train {task}", default)
     join(parsed.processes)
-    settings = _settings_in(parsed)
+    settings = _settings_in(parsed) | {"callbacks": _callbacks(parsed.wandb)}
     api.train(task, algorithm, preset=preset, run_dir=parsed.run_dir, **settings)
     return 0
 
@@ -99,8 +104,17 @@ def _train_from(path: Path, task: str | None, arguments: list[str]) -> int:
     parsed: Any = parse(form, arguments, program, default)
     join(parsed.processes)
     settings = _settings_in(parsed) | {"algorithm": algorithm, "run_dir": parsed.run_dir}
-    api.train(task, from_run=path, **settings)
+    api.train(task, from_run=path, callbacks=_callbacks(parsed.wandb), **settings)
     return 0
+
+
+def _callbacks(wandb: bool) -> list[Any]:
+    """What is told how a training goes, beside its own records."""
+    if not wandb:
+        return []
+    from rpo.training.wandb_log import WandbLog
+
+    return [WandbLog()]
 
 
 def _settings_in(parsed: Any) -> dict[str, Any]:
@@ -139,6 +153,7 @@ def _form(
             Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")],
             None,
         ),
+        ("wandb", Annotated[bool, tyro.conf.arg(help=WANDB)], False),
         ("run", RunSettings, run_settings),
         ("method", type(config), config),
         ("processes", Processes, Processes()),

@@ -33,9 +33,14 @@ class EnvSpec:
         action_size: length of one action; each entry is meant to lie in [-1, 1].
         episode_length: steps after which an episode is truncated.
         control_dt: seconds between two actions.
+        observation_names: of the entries of an observation; empty where nobody has named them.
+        observation_units: what a value of 1 means, such as "m" or "10 rad/s", "" for plain
+            numbers; as many as names.
+        action_names: of the entries of an action; empty where nobody has named them.
+        action_units: what an action of 1 means, such as "200 N m"; as many as names.
 
     Raises:
-        ValueError: if a size or the time step is not positive.
+        ValueError: if a size or the time step is not positive, or names do not fit the sizes.
     """
 
     name: str
@@ -43,11 +48,21 @@ class EnvSpec:
     action_size: int
     episode_length: int
     control_dt: float
+    observation_names: tuple[str, ...] = ()
+    observation_units: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
+    action_units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("observation_size", "action_size", "episode_length", "control_dt"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{self.name}: {field} must be positive")
+        for kind, size in (("observation", self.observation_size), ("action", self.action_size)):
+            names, units = getattr(self, f"{kind}_names"), getattr(self, f"{kind}_units")
+            if names and (len(names) != size or len(set(names)) != size):
+                raise ValueError(f"{self.name}: {kind}_names must be {size} different names")
+            if units and len(units) != len(names):
+                raise ValueError(f"{self.name}: {kind}_units must be as many as {kind}_names")
 
 
 class EnvState(eqx.Module):

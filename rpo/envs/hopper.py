@@ -15,6 +15,7 @@ from rpo.envs.locomotion import (
     LocomotionSettings,
     RobotState,
     steep_height_term,
+    sum_terms,
 )
 
 
@@ -80,6 +81,12 @@ class Hopper(LocomotionEnv):
     def _root_velocities(self) -> int:
         return 3
 
+    def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
+        coordinates = {"height": "m", "pitch": "rad"} | dict.fromkeys(joints, "rad")
+        velocities = {"forward_velocity": "m/s", "height_velocity": "m/s"}
+        turning = {f"{name}_velocity": "rad/s" for name in ("pitch", *joints)}
+        return coordinates | velocities | turning
+
     def initial_state(self, key: Array) -> RobotState:
         """Rest pose with random offsets."""
         settings = self.settings
@@ -101,15 +108,21 @@ class Hopper(LocomotionEnv):
         self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
     ) -> Float[Array, " envs"]:
         """Forward velocity + height term + posture - action cost, all of `state`: r(s_t, a_t)."""
+        return sum_terms(self.reward_terms(state, action, next_state))
+
+    def reward_terms(
+        self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
+    ) -> dict[str, Float[Array, " envs"]]:
+        """What the reward is the sum of, by name."""
         settings = self.settings
         height, pitch, forward_velocity = state.q[:, 1], state.q[:, 2], state.qd[:, 0]
         above = height - (settings.termination_height + settings.height_margin)
-        return (
-            forward_velocity
-            + steep_height_term(above, settings.height_bound, settings.height_weight)
-            + settings.pitch_weight * (1 - (pitch / settings.pitch_scale) ** 2)
-            - settings.action_penalty * (action**2).sum(axis=1)
-        )
+        return {
+            "forward velocity": forward_velocity,
+            "height": steep_height_term(above, settings.height_bound, settings.height_weight),
+            "posture": settings.pitch_weight * (1 - (pitch / settings.pitch_scale) ** 2),
+            "action": -settings.action_penalty * (action**2).sum(axis=1),
+        }
 
     def is_terminal(self, state: RobotState) -> Bool[Array, " envs"]:
         """The torso is too low."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from importlib import resources
+import operator
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,8 @@ from rpo.envs.settings import Inertia, TaskSettings
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
 from rpo.physics.step import control_step
+
+_ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,16 +74,36 @@ class LocomotionEnv(EpisodicEnv):
     def __init__(self, name: str, observation_size: int, settings: LocomotionSettings) -> None:
         self.settings = settings
         self.model = load_robot(name, settings)
+        joints = self.model.nv - self._root_velocities
+        if joints != len(settings.start_joints) or joints != len(settings.strengths):
+            raise ValueError(f"{name}: start_joints and strengths must have {joints} entries")
+        entries = self._observation_entries(self.motor_names)
         self.spec = EnvSpec(
             name=name,
             observation_size=observation_size,
             action_size=len(settings.strengths),
             episode_length=settings.episode_length,
             control_dt=1 / settings.control_frequency,
+            observation_names=tuple(entries),
+            observation_units=tuple(entries.values()),
+            action_names=self.motor_names,
+            action_units=tuple(f"{strength:g} N m" for strength in settings.strengths),
         )
-        joints = self.model.nv - self._root_velocities
-        if joints != len(settings.start_joints) or joints != len(settings.strengths):
-            raise ValueError(f"{name}: start_joints and strengths must have {joints} entries")
+
+    @property
+    def mjcf(self) -> Path:
+        """The robot's description, for drawing it."""
+        return _ASSETS / f"{self.spec.name}.xml"
+
+    @property
+    def motor_names(self) -> tuple[str, ...]:
+        """Of the joints that have a motor, in the order of the actions."""
+        return self.model.joint_names[-(self.model.nv - self._root_velocities) :]
+
+    def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
+        """Names of the observation's entries in their order, and what a value of 1 means."""
+        # As above: every robot defines it.
+        raise NotImplementedError
 
     @property
     def _root_velocities(self) -> int:
@@ -130,8 +153,7 @@ _LIMIT = ("limit_stiffness", "limit_damping")
 
 @functools.lru_cache(maxsize=64)
 def _load_robot(name: str, inertia: Inertia, figures: tuple[float, ...]) -> Model:
-    with resources.as_file(resources.files("rpo.envs") / "assets" / f"{name}.xml") as path:
-        model = load_mjcf(path, inertia=inertia)
+    model = load_mjcf(_ASSETS / f"{name}.xml", inertia=inertia)
     gravity, *rest = figures
     jointed = np.concatenate(
         [np.full(kind.velocities, kind is not JointType.FREE) for kind in model.joint_type]
@@ -175,6 +197,24 @@ class FreeBaseEnv(LocomotionEnv):
     @property
     def _root_velocities(self) -> int:
         return 6
+
+    def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
+        ways = ("forward", "up", "right")
+        return (
+            {"height": "m"}
+            | {f"quaternion_{axis}": "" for axis in "xyzw"}
+            | {f"{way}_velocity": "m/s" for way in ways}
+            | {f"angular_velocity_{way}": "rad/s" for way in ways}
+            | dict.fromkeys(joints, "rad")
+            | {f"{joint}_velocity": self._joint_velocity_unit for joint in joints}
+            | {"uprightness": "", "heading": ""}
+            | {f"last_action_{joint}": "" for joint in joints}
+        )
+
+    @property
+    def _joint_velocity_unit(self) -> str:
+        scale = self.settings.joint_velocity_scale
+        return f"{1 / scale:g} rad/s" if scale else ""
 
     def initial_state(self, key: Array) -> RobotState:
         """Start pose with random offsets.
@@ -221,14 +261,20 @@ class FreeBaseEnv(LocomotionEnv):
         self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
     ) -> Float[Array, " envs"]:
         """Forward velocity + up + heading + height term - action cost, all of `state`."""
+        return sum_terms(self.reward_terms(state, action, next_state))
+
+    def reward_terms(
+        self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
+    ) -> dict[str, Float[Array, " envs"]]:
+        """What the reward is the sum of, by name."""
         q, qd, settings = state.q.T, state.qd.T, self.settings
-        return (
-            qd[0]
-            + settings.up_weight * self._up(q)
-            + settings.heading_weight * self._heading(q)
-            + self._height_term(q[2])
-            - settings.action_penalty * (action**2).sum(axis=1)
-        )
+        return {
+            "forward velocity": qd[0],
+            "up": settings.up_weight * self._up(q),
+            "heading": settings.heading_weight * self._heading(q),
+            "height": self._height_term(q[2]),
+            "action": -settings.action_penalty * (action**2).sum(axis=1),
+        }
 
     def is_terminal(self, state: RobotState) -> Bool[Array, " envs"]:
         """The torso is too low."""
@@ -257,3 +303,8 @@ def steep_height_term(height: Array, upper: float, weight: float) -> Array:
     """
     clipped = jnp.clip(height, -1.0, upper)
     return jnp.where(clipped < 0, -200 * clipped**2, weight * clipped)
+
+
+def sum_terms(terms: dict[str, Array]) -> Array:
+    """The reward, from what it is the sum of, in their order."""
+    return functools.reduce(operator.add, terms.values())

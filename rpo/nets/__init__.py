@@ -5,6 +5,7 @@ from rpo.nets.distributions import Gaussian, log_tanh_slope
 from rpo.nets.mlp import MLP, LayerNorm, Linear, Trunk, parameter_count
 from rpo.nets.normalizer import Normalizer, new_normalizer
 from rpo.nets.policy import (
+    Actor,
     ClippedGaussianPolicy,
     GaussianPolicy,
     TanhGaussianPolicy,
@@ -15,6 +16,7 @@ from rpo.nets.state_values import CRITICS, Critic, StateValues, new_state_values
 __all__ = [
     "CRITICS",
     "MLP",
+    "Actor",
     "ClippedGaussianPolicy",
     "Critic",
     "CriticEnsemble",

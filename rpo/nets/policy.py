@@ -145,6 +145,19 @@ class ClippedGaussianPolicy(GaussianPolicy):
         return pre_squash
 
 
+class Actor(eqx.Module):
+    """What acts: a policy and the observation statistics it was trained with."""
+
+    policy: GaussianPolicy
+    normalizer: Normalizer
+
+    def __call__(
+        self, observation: Float[Array, "*batch observation"], key: Array | None = None
+    ) -> Float[Array, "*batch action"]:
+        """See `policy_action`."""
+        return policy_action(self.policy, self.normalizer, observation, key)
+
+
 def policy_action(
     policy: GaussianPolicy,
     normalizer: Normalizer,

@@ -52,7 +52,19 @@ def _points_wrench(
     x, y, z = vadd(pose.position, rotate(pose.rotation, points.position))
     place: Vector = (x, y, sub(z, points.radius))
     depth = add(place[2], origin_height)
-    ux, uy, uz = vadd(velocity.linear, cross(velocity.angular, place))
+    force = point_force(points, depth, vadd(velocity.linear, cross(velocity.angular, place)))
+    return Wrench(cross(place, force), force)
+
+
+def point_force(points: ContactPoints, depth: Scalar, velocity: Vector) -> Vector:
+    """Force of the ground on contact points.
+
+    Args:
+        points: their constants.
+        depth: height of the lowest point of each; below the ground negative.
+        velocity: of that point, along the world's axes.
+    """
+    ux, uy, uz = velocity
     load = mul(points.stiffness, -depth)
     normal = sub(load, mul(mul(points.damping, -depth), jnp.minimum(uz, 0.0)))
     # u_t / |u_t| * min(kf |u_t|, bound) without a division by zero: at rest the first branch,
@@ -62,12 +74,11 @@ def _points_wrench(
         points.friction_stiffness, mul(mul(points.friction_coefficient, load), inverse_speed)
     )
     touching = depth < 0.0
-    force = (
+    return (
         jnp.where(touching, -mul(friction, ux), 0.0),
         jnp.where(touching, -mul(friction, uy), 0.0),
         jnp.where(touching, normal, 0.0),
     )
-    return Wrench(cross(place, force), force)
 
 
 def _sum_points(wrench: Wrench) -> Wrench:

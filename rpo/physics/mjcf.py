@@ -168,6 +168,16 @@ def _numbers(*given: ContactMaterial | LimitSpring | PairMaterial | None) -> dic
     return numbers
 
 
+def parse_description(source: Source) -> Any:
+    """A description as MuJoCo's `MjSpec`, to be changed and compiled.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: in one line, if it is malformed.
+    """
+    return _parse(source)[1]
+
+
 def _parse(source: Source) -> tuple[str, Any]:
     text = os.fspath(source)
     label, read = text, mujoco.MjSpec.from_file

@@ -1,8 +1,9 @@
-"""Learning curves: mean return of the last 100 finished episodes over steps and over seconds."""
+"""Learning curves: any metric, by default the return, over steps and over seconds."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from rpo.errors import RunError
+from rpo.training.metrics import KEY_COLUMNS, WALL_CLOCK_COLUMNS
 from rpo.training.run import Run
 
+RETURN = "episode_return"
 COLORS = ("#0b6e99", "#d1603d", "#5b8e3e", "#8a5a9e", "#b08d1e", "#5a6472")
 GRID_POINTS = 400
 
@@ -27,7 +30,7 @@ class Curve:
     Args:
         steps: environment steps.
         seconds: of training.
-        returns: mean return of the last 100 finished episodes.
+        returns: values of the metric; by default the mean return of the last 100 finished episodes.
     """
 
     steps: Float[np.ndarray, " points"]
@@ -50,30 +53,40 @@ class Band:
     std: Float[np.ndarray, " points"]
 
 
-def curves_of(run: Run) -> list[Curve]:
-    """One curve per seed, from the first finished episode on.
+def curves_of(run: Run, metric: str = RETURN) -> list[Curve]:
+    """One curve per seed, from the metric's first finite value on.
+
+    Args:
+        run: whose.
+        metric: a column of its metrics.
 
     Raises:
-        RunError: if the run has no metrics.
+        RunError: if the run has no metrics, or not this one.
     """
     try:
         table = run.metrics()
     except (OSError, ValueError) as error:
         raise RunError(f"{run.metrics_path} cannot be read: {error}") from error
+    if metric not in table:
+        if not len(table["seed"]):
+            return []  # no row yet
+        if metric == RETURN:
+            raise RunError(f"{run.metrics_path} is damaged: it has no column {RETURN}")
+        known = [name for name in table if name not in (*KEY_COLUMNS, *WALL_CLOCK_COLUMNS)]
+        close = difflib.get_close_matches(metric, known, n=3) or known
+        raise RunError(f"{run.path} has no metric {metric!r}; there is {', '.join(close)}")
     curves = []
     for seed in run.seeds:
         rows = table["seed"] == seed
-        if rows.any() and "episode_return" not in table:
-            raise RunError(f"{run.metrics_path} is damaged: it has no column episode_return")
         if rows.any():
-            rows &= np.isfinite(table["episode_return"])
+            rows &= np.isfinite(table[metric])
         if not rows.any():
             continue
         curves.append(
             Curve(
                 table["env_steps"][rows].astype(float),
                 table["seconds"][rows],
-                table["episode_return"][rows],
+                table[metric][rows],
             )
         )
     return curves
@@ -96,7 +109,7 @@ def band(curves: Sequence[Curve], axis: str) -> Band:
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # names are not formulas
-def plot_runs(runs: Sequence[Run], output: Path) -> Path:
+def plot_runs(runs: Sequence[Run], output: Path, metric: str = RETURN) -> Path:
     """Draws runs, one row per task; runs that differ only in their seeds become one line.
 
     A line is the mean over seeds, the shade around it one standard deviation.
@@ -104,6 +117,7 @@ def plot_runs(runs: Sequence[Run], output: Path) -> Path:
     Args:
         runs: at least one.
         output: image file; its suffix decides on the format.
+        metric: a column of the runs' metrics.
 
     Returns:
         `output`.
@@ -112,9 +126,10 @@ def plot_runs(runs: Sequence[Run], output: Path) -> Path:
         RunError: if no run has a finished episode yet, or the format is unknown.
         OSError: if the file cannot be written.
     """
-    groups = _grouped(runs)
+    groups = _grouped(runs, metric)
     if not groups:
-        raise RunError("nothing to plot: no run has finished an episode yet")
+        words = "has finished an episode" if metric == RETURN else f"has a value of {metric}"
+        raise RunError(f"nothing to plot: no run {words} yet")
     figure = Figure(figsize=(10, 3.9 * len(groups)), layout="constrained")
     if output.suffix.lstrip(".") not in figure.canvas.get_supported_filetypes():
         raise RunError(f"{output} has no image suffix that is known, such as .png or .svg")
@@ -123,12 +138,12 @@ def plot_runs(runs: Sequence[Run], output: Path) -> Path:
         for (label, curves), color in zip(lines.items(), _colors(len(lines)), strict=True):
             _draw(over_steps, band(curves, "steps"), label, len(curves), color)
             _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
-        _label(over_steps, over_seconds, task)
+        _label(over_steps, over_seconds, task, metric)
     figure.savefig(output, dpi=150)
     return output
 
 
-def _grouped(runs: Sequence[Run]) -> dict[str, dict[str, list[Curve]]]:
+def _grouped(runs: Sequence[Run], metric: str) -> dict[str, dict[str, list[Curve]]]:
     """Curves by task and label; the preset is named only where a method has several."""
     presets: dict[tuple[str, str], set[str]] = {}
     for run in runs:
@@ -140,7 +155,7 @@ def _grouped(runs: Sequence[Run]) -> dict[str, dict[str, list[Curve]]]:
         label = algorithm.upper()
         if len(presets[task, algorithm]) > 1:
             label += f" ({run.config['preset']})"
-        curves = curves_of(run)
+        curves = curves_of(run, metric)
         if curves:
             groups.setdefault(task, {}).setdefault(label, []).extend(curves)
     return groups
@@ -158,9 +173,10 @@ def _draw(axes: Axes, line: Band, label: str, seeds: int, color: str) -> None:
         axes.fill_between(line.x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def _label(over_steps: Axes, over_seconds: Axes, task: str) -> None:
+def _label(over_steps: Axes, over_seconds: Axes, task: str, metric: str) -> None:
     name = task.rsplit(":", 1)[-1]
-    over_steps.set_ylabel("return (mean of last 100 episodes)")
+    words = "return (mean of last 100 episodes)"
+    over_steps.set_ylabel(words if metric == RETURN else metric.replace("_", " "))
     over_steps.set_xlabel("environment steps")
     over_steps.xaxis.set_major_formatter(EngFormatter(sep=" "))
     over_seconds.set_xlabel("training time (min:s)")

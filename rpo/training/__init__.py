@@ -8,8 +8,9 @@ from rpo.errors import (
     TrainingError,
     TrainingInterrupted,
 )
-from rpo.training.evaluation import Evaluation, Policy, evaluate, load_policies, load_policy
+from rpo.training.evaluation import Evaluation, evaluate
 from rpo.training.loop import train
+from rpo.training.policies import Policy, load_policies, load_policy
 from rpo.training.progress import Callback, Progress
 from rpo.training.run import Run
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,51 +18,14 @@ from rpo.algorithms.base import Environments, start_environments
 from rpo.algorithms.devices import environment_keys
 from rpo.envs.base import Env
 from rpo.errors import RunError, SettingsError
-from rpo.nets import policy_action
-from rpo.training.checkpoint import last_checkpoint
-from rpo.training.origin import restore
-from rpo.training.program import Actor
+from rpo.nets import Actor
+from rpo.training.policies import Policy, Source, env_of, open_policies
+from rpo.training.policy_file import WhichCheckpoint
 from rpo.training.run import Run
 from rpo.training.run_files import set_aside, write_json
 
 STEPS_PER_CALL = 125
 """Steps of one compiled call; between calls the evaluation may find that all episodes are over."""
-
-WhichCheckpoint = Literal["last", "best"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """A trained policy, ready to act.
-
-    Args:
-        actor: network and observation statistics.
-        env: the task it was trained on.
-        checkpoint: name of the one it was read from, None if it was not.
-    """
-
-    actor: Actor
-    env: Env
-    checkpoint: str | None = None
-
-    def __call__(self, observation: Array, key: Array | None = None) -> Array:
-        """The action for `Env.step`.
-
-        Args:
-            observation: (..., observation_size), as the environment gives it.
-            key: a JAX random key to sample an action, None for the deterministic one.
-
-        Raises:
-            ValueError: if the observation has another size.
-        """
-        observation = jnp.asarray(observation)
-        size = self.env.spec.observation_size
-        if observation.ndim == 0 or observation.shape[-1] != size:
-            raise ValueError(
-                f"the observation has the shape {observation.shape}; {self.env.spec.name} gives "
-                f"{size} numbers, so its last axis must have length {size}"
-            )
-        return policy_action(self.actor.policy, self.actor.normalizer, observation, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,14 +129,14 @@ def _advance(
     env: Env, actor: Actor, carry: _Carry, key: Array, first: Array, deterministic: Array
 ) -> _Carry:
     """Takes `STEPS_PER_CALL` steps; compiled once for all seeds and both ways to act."""
-    act = jax.vmap(functools.partial(policy_action, actor.policy, actor.normalizer))
+    act = jax.vmap(actor)
 
     def step(carry: _Carry, number: Array) -> tuple[_Carry, None]:
         environments = carry.environments
         observation = environments.state.observation
         step_key = jax.random.fold_in(key, number)
         noisy = act(observation, environment_keys(step_key, jnp.arange(len(observation))))
-        quiet = policy_action(actor.policy, actor.normalizer, observation, None)
+        quiet = actor(observation)
         state, transition = env.step(environments.state, jnp.where(deterministic, quiet, noisy))
         counted = carry.running & (number < env.spec.episode_length)
         reward = jnp.where(counted, transition.reward, 0)
@@ -192,67 +153,8 @@ def _advance(
     return carry
 
 
-def load_policies(
-    run: Run | str | os.PathLike[str],
-    *,
-    checkpoint: WhichCheckpoint = "last",
-    env: Env | str | None = None,
-) -> list[Policy]:
-    """The policies of all seeds of a run.
-
-    Args:
-        run: a run or its directory.
-        checkpoint: the newest one, or the one with the best training return.
-        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
-
-    Raises:
-        RunError: if it is no run directory.
-        CheckpointError: if there is no readable checkpoint.
-    """
-    if checkpoint not in ("last", "best"):
-        raise SettingsError(f"checkpoint is {checkpoint!r}, must be 'last' or 'best'")
-    run = run if isinstance(run, Run) else Run.load(Path(run))
-    resolved = run.resolved(env)
-    restored = restore(run, resolved)
-    state, name = restored.state, restored.path.name
-    actors = (
-        state.best if checkpoint == "best" else Actor(state.train.policy, state.train.normalizer)
-    )
-    return [
-        Policy(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), actors), resolved.env, name)
-        for k in restored.leaders
-    ]
-
-
-def load_policy(
-    run: Run | str | os.PathLike[str],
-    *,
-    seed: int | None = None,
-    checkpoint: WhichCheckpoint = "last",
-    env: Env | str | None = None,
-) -> Policy:
-    """A trained policy, ready to act.
-
-    Args:
-        run: a run or its directory.
-        seed: which of its seeds, the first by default.
-        checkpoint: the newest one, or the one with the best training return.
-        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
-
-    Raises:
-        RunError: if it is no run directory.
-        CheckpointError: if there is no readable checkpoint.
-        SettingsError: if the run has no such seed.
-    """
-    run = run if isinstance(run, Run) else Run.load(Path(run))
-    if seed is not None and seed not in run.seeds:
-        raise SettingsError(f"{run.path} has the seeds {run.seeds}, not {seed}")
-    policies = load_policies(run, checkpoint=checkpoint, env=env)
-    return policies[0 if seed is None else run.seeds.index(seed)]
-
-
 def evaluate(
-    run_or_policy: Run | Policy | str | os.PathLike[str],
+    source: Policy | Source,
     *,
     episodes: int = 128,
     deterministic: bool = False,
@@ -265,7 +167,7 @@ def evaluate(
     The result of a run is also written to its `evaluation.json`.
 
     Args:
-        run_or_policy: a run, its directory, or a policy.
+        source: a policy, a run, its directory, a policy file, or the name of a shipped task.
         episodes: per seed.
         deterministic: act without noise.
         checkpoint: the newest one, or the one with the best training return.
@@ -274,21 +176,20 @@ def evaluate(
 
     Raises:
         SettingsError: if `episodes` is less than one.
-        RunError: if it is no run directory.
-        CheckpointError: if there is no readable checkpoint.
+        RunError: if there is nothing of the kind.
+        CheckpointError: if there is no readable policy.
         OSError: if the result cannot be written.
     """
-    if isinstance(run_or_policy, Policy):
-        return evaluate_policy(
-            run_or_policy, episodes=episodes, deterministic=deterministic, seed=seed
-        )
-    run = run_or_policy if isinstance(run_or_policy, Run) else Run.load(run_or_policy)
-    policies = load_policies(run, checkpoint=checkpoint, env=env)
-    evaluation = evaluate_policies(
-        policies, episodes=episodes, deterministic=deterministic, seed=seed
-    )
-    name = policies[0].checkpoint
-    store_evaluation(run, evaluation, checkpoint=checkpoint, seed=seed, name=name)
+    how: dict[str, Any] = {"episodes": episodes, "deterministic": deterministic, "seed": seed}
+    if isinstance(source, Policy):
+        return evaluate_policy(source, **how)
+    if not isinstance(source, Run) and Path(source).is_dir():
+        source = Run.load(source)
+    file = open_policies(source, env)
+    chosen = env_of(source, file, env)
+    evaluation = evaluate_policies([Policy(one, chosen) for one in file.actors(checkpoint)], **how)
+    if isinstance(source, Run):
+        store_evaluation(source, evaluation, file.facts.iteration, checkpoint=checkpoint, seed=seed)
     return evaluation
 
 
@@ -310,27 +211,23 @@ def evaluate_policies(
 def store_evaluation(
     run: Run,
     evaluation: Evaluation,
+    iteration: int,
     *,
-    checkpoint: WhichCheckpoint,
-    seed: int,
-    name: str | None = None,
+    checkpoint: WhichCheckpoint = "last",
+    seed: int = 0,
 ) -> None:
     """Adds an evaluation to the run's `evaluation.json`; one of the same kind is replaced.
 
-    A damaged file is kept under another name.
-
     Args:
-        run: that was evaluated.
-        evaluation: its result.
-        checkpoint: which actor of the checkpoint acted.
+        run: where.
+        evaluation: what was found.
+        iteration: finished iterations of the policies.
+        checkpoint: which of them acted.
         seed: of the evaluation.
-        name: of the checkpoint, by default the newest.
 
     Raises:
         OSError: if it cannot be written.
     """
-    path = last_checkpoint(run.checkpoints)
-    name = name or (path.name if path else None)
     mode = "deterministic" if evaluation.deterministic else "stochastic"
     kind = mode if checkpoint == "last" else f"{mode}_best"
     try:
@@ -341,7 +238,7 @@ def store_evaluation(
         stored = {}
     stored[kind] = {
         "checkpoint": checkpoint,
-        "checkpoint_name": name,
+        "checkpoint_name": f"iteration_{iteration:08d}",
         "evaluation_seed": seed,
         "training_seeds": run.seeds,
         **evaluation.summary(),

@@ -24,6 +24,7 @@ class Status:
         steps_per_second: recent rate, all seeds together.
         seconds_left: at that rate.
         episode_return: mean over seeds of the last 100 finished episodes; NaN before the first.
+        best_return: the highest of these so far in this session; NaN likewise.
     """
 
     env_steps: int
@@ -31,16 +32,31 @@ class Status:
     steps_per_second: float
     seconds_left: float
     episode_return: float
+    best_return: float = math.nan
 
     def text(self, *, of_total: bool = True) -> str:
-        """One line; without the total it leaves room for a bar on 80 columns."""
-        share = 100 * self.env_steps / self.total_steps
-        total = f" of {self.total_steps:,}" if of_total else ""
+        """One line; without the number of steps it leaves room for a bar on 80 columns."""
+        share = f"{100 * self.env_steps / self.total_steps:.1f} %"
+        if of_total:
+            share = f"{self.env_steps:,} of {self.total_steps:,} steps ({share})"
+        best = f", best {self.best_return:,.1f}" if math.isfinite(self.best_return) else ""
         return (
-            f"{self.env_steps:,}{total} steps ({share:.1f} %), "
-            f"{self.steps_per_second:,.0f} steps/s, {duration(self.seconds_left)} left, "
-            f"return {format_return(self.episode_return)}"
+            f"{share}, {self.steps_per_second:,.0f} steps/s, {duration(self.seconds_left)} left, "
+            f"return {format_return(self.episode_return)}{best}"
         )
+
+
+class Best:
+    """Remembers the best return of a session."""
+
+    def __init__(self) -> None:
+        self._best = math.nan
+
+    def noted(self, status: Status) -> Status:
+        """The status with the best return so far, its own included."""
+        known = [x for x in (self._best, status.episode_return) if math.isfinite(x)]
+        self._best = max(known, default=math.nan)
+        return dataclasses.replace(status, best_return=self._best)
 
 
 class Reporter(Protocol):
@@ -88,6 +104,7 @@ class PlainReporter:
         self._stream = stream or sys.stdout
         self._interval = interval
         self._next = 0.0
+        self._best = Best()
 
     def phase(self, what: str) -> None:
         """A line of its own."""
@@ -99,6 +116,7 @@ class PlainReporter:
 
     def status(self, status: Status) -> None:
         """A line, if the last one is long enough ago."""
+        status = self._best.noted(status)
         now = time.monotonic()
         if now >= self._next or status.env_steps >= status.total_steps:
             self._next = now + self._interval
@@ -120,6 +138,7 @@ class TerminalReporter:
             expand=True,
             refresh_per_second=4,
         )
+        self._best = Best()
         self._task = self._progress.add_task("starting", total=None, figures="")
         self._progress.start()
 
@@ -133,6 +152,7 @@ class TerminalReporter:
 
     def status(self, status: Status) -> None:
         """Moves the bar."""
+        status = self._best.noted(status)
         self._progress.update(
             self._task,
             completed=status.env_steps,

@@ -25,7 +25,7 @@ from rpo.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from rpo.training.evaluation import Policy, evaluate_policies, store_evaluation
+from rpo.training.evaluation import evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Speed, Status, make_reporter
 from rpo.training.metrics import Mark, Records
 from rpo.training.origin import (
@@ -36,7 +36,8 @@ from rpo.training.origin import (
     settings_from,
     started_from,
 )
-from rpo.training.program import Actor, Program, Progressing
+from rpo.training.policies import PolicyKeeper, load_policies
+from rpo.training.program import Program, Progressing
 from rpo.training.progress import Callback, Progress
 from rpo.training.run import Run
 from rpo.training.selection import Race
@@ -164,6 +165,7 @@ class _Training:
         self.program = program
         self.reporter = reporter
         self.callbacks = callbacks
+        self.keeper = PolicyKeeper(run, resolved, program)
         self.race = Race.start(program.selection, len(program.seeds))
         self.total_iterations = program.selection.iterations
         self.steps_per_iteration = program.algorithm.steps_per_iteration
@@ -185,14 +187,13 @@ class _Training:
             if processes.agree(interrupted(), False)[0]:
                 self._tell(ended=True)
                 raise TrainingInterrupted(self.run)
-        self._evaluate(lanes)
+        self._evaluate()
         self._tell(ended=True)
 
     def disk_trouble(self, error: OSError) -> str:
         """What to tell about a file that could not be written, in one line."""
-        saved = "no checkpoint had been written yet"
-        if self.saved_iteration is not None:
-            saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
+        saved = f"the checkpoint of iteration {self.saved_iteration} is intact"
+        saved = saved if self.saved_iteration is not None else "no checkpoint had been written yet"
         return (
             f"cannot write to {self.run.path} ({error.strerror or one_line(error)}); {saved}: "
             f"make room, then continue with {self.run.resume_command}"
@@ -243,6 +244,7 @@ class _Training:
         self.reporter.phase("compiling the training step")
         self.program.compile(lanes)
         speed = Speed()
+        self._keep(lanes, newest=False)
         self.reporter.phase("training")
         with self._records() as records:
             stop, _ = processes.agree(interrupted(), False)
@@ -259,6 +261,7 @@ class _Training:
                 _require_finite_updates(self.metrics, self.program.seeds)
                 self._watch_states()
                 lanes = self._select(lanes, metrics)
+                self._keep(lanes, newest=False)
                 due = now - self.saved_at >= self.settings.checkpoint_interval
                 stop, save = processes.agree(interrupted(), due)
                 if save:
@@ -334,24 +337,21 @@ class _Training:
             if processes.is_first():
                 save_checkpoint(self.run.checkpoints, state, facts)
             self.saved_iteration = self.iteration
+        self._keep(lanes, newest=True)
         self.saved_at = time.monotonic()
 
-    def _evaluate(self, lanes: list[Progressing]) -> None:
+    def _keep(self, lanes: list[Progressing], newest: bool) -> None:
+        self.keeper.keep(lanes, self.race, self.iteration, self.env_steps, newest=newest)
+
+    def _evaluate(self) -> None:
         episodes = self.settings.evaluation_episodes
-        if not episodes:
+        if not episodes or not processes.is_first():
             return
         self.reporter.phase(f"evaluating {episodes} episodes per seed")
-        train = self.program.to_host(lanes).train
-        if not processes.is_first():
-            return
-        actors = Actor(train.policy, train.normalizer)
-        policies = [
-            Policy(jax.tree.map(lambda x, k=k: x[k], actors), self.program.env)
-            for k in range(len(self.program.seeds))
-        ]
+        policies = load_policies(self.run, env=self.program.env)
         for deterministic in (False, True):
             evaluation = evaluate_policies(policies, episodes=episodes, deterministic=deterministic)
-            store_evaluation(self.run, evaluation, checkpoint="last", seed=0)
+            store_evaluation(self.run, evaluation, self.iteration)
             self.reporter.message(str(evaluation))
         self.reporter.phase("finished")
 

@@ -20,9 +20,10 @@ import numpy as np
 from rpo.envs import names
 from rpo.envs.base import Env
 from rpo.errors import CheckpointError, RunError, SettingsError
+from rpo.nets import Actor
 from rpo.training import processes
 from rpo.training.checkpoint import describe, restore_last
-from rpo.training.program import Actor, Program, Progressing
+from rpo.training.program import Program, Progressing
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved

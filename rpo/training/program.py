@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, PyTree, UInt32
 
 from rpo import algorithms
 from rpo.algorithms import Metrics, TrainState
+from rpo.algorithms.base import FinishedEpisodes
 from rpo.algorithms.chunks import largest_divisor
 from rpo.errors import SettingsError
-from rpo.nets import GaussianPolicy, Normalizer
+from rpo.nets import Actor
 from rpo.training import processes
 from rpo.training.memory import require_fitting, require_room_to_run
 from rpo.training.selection import Selection
@@ -24,13 +25,6 @@ from rpo.training.settings import Resolved
 
 TRAININGS = "trainings"
 ENVIRONMENTS = "environments"
-
-
-class Actor(eqx.Module):
-    """What acts: a policy and the observation statistics it was trained with."""
-
-    policy: GaussianPolicy
-    normalizer: Normalizer
 
 
 class Progressing(eqx.Module):
@@ -46,6 +40,26 @@ class Progressing(eqx.Module):
     train: TrainState
     best: Actor
     best_return: Float[Array, ""]
+
+
+class Standing(eqx.Module):
+    """Of several trainings, all arrays leading with them: what acts, and how well.
+
+    Args:
+        last: the newest actors.
+        best: the best actors so far.
+        episodes: the latest finished ones.
+    """
+
+    last: Actor
+    best: Actor
+    episodes: FinishedEpisodes
+
+
+def standing(states: Progressing) -> Standing:
+    """The part of training states that policies are made of."""
+    train = states.train
+    return Standing(Actor(train.policy, train.normalizer), states.best, train.episodes)
 
 
 class Program:
@@ -138,6 +152,17 @@ class Program:
         host = processes.gather(lanes)
         stacked: Progressing = jax.tree.map(
             lambda *leaves: np.concatenate(leaves)[: self.count], *host
+        )
+        return stacked
+
+    def standing(self, lanes: list[Progressing]) -> Standing:
+        """What the trainings have come to, whole; cheap beside `to_host`, which copies everything.
+
+        With several processes all of them call it together.
+        """
+        parts = processes.gather([standing(lane) for lane in lanes])
+        stacked: Standing = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves)[: self.count], *parts
         )
         return stacked
 

@@ -3,6 +3,8 @@
 config.json       every setting, seeds, and per session its command, date, versions, git, hardware
 metrics.csv       one row per iteration and seed
 tensorboard/      the same as TensorBoard events
+policy.npz        the newest and the best policy of every seed
+policies/         the policies at evenly spaced moments of the training
 checkpoints/      `last.json` names the newest complete one
 candidates.json   which candidates were dropped when, and what each had reached
 evaluation.json   returns of full episodes
@@ -188,6 +190,16 @@ class Run:
     def checkpoints(self) -> Path:
         """Directory of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def policy_path(self) -> Path:
+        """The policy file."""
+        return self.path / "policy.npz"
+
+    @property
+    def moments(self) -> Path:
+        """Directory of the policies at moments of the training."""
+        return self.path / "policies"
 
     @property
     def metrics_path(self) -> Path:

@@ -41,7 +41,10 @@ def fingerprint(env: LocomotionEnv) -> list[np.ndarray]:
     shown = env.reset(jax.random.key(0), 4)
     model = [getattr(env.model, f.name) for f in dataclasses.fields(env.model)]
     arrays = [x for x in model if isinstance(x, np.ndarray)]
-    figures = [dataclasses.astuple(env.spec)[1:], dataclasses.astuple(env.settings.step_settings)]
+    figures = [
+        dataclasses.astuple(env.spec)[1:5],
+        dataclasses.astuple(env.settings.step_settings),
+    ]
     results = [env.observe(state), env.reward(state, action, state), env.is_terminal(state)]
     return [
         np.asarray(x)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
 import re
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from rich.console import Console
 
 from rpo import cli
 from rpo.training import Run, TrainingError
-from rpo.training.logging import PlainReporter, Status, TerminalReporter, duration
+from rpo.training.logging import Best, PlainReporter, Status, TerminalReporter, duration
 from tests.training.fakes import PENDULUM, TINY, as_flags
 
 
@@ -31,7 +33,8 @@ def test_training_into_a_pipe_prints_plain_lines(
     assert "compiling the training step" in lines
     progress = [line for line in lines if "steps/s" in line]
     assert re.fullmatch(
-        r"1,920 of 1,920 steps \(100.0 %\), [\d,]+ steps/s, 0:00 left, return -[\d.,]+",
+        r"1,920 of 1,920 steps \(100.0 %\), [\d,]+ steps/s, 0:00 left, "
+        r"return -[\d.,]+, best -[\d.,]+",
         progress[-1],
     )
     assert any(line.startswith("deterministic return -") for line in lines)
@@ -94,7 +97,7 @@ def test_help_shows_every_setting_with_the_presets_value(capsys) -> None:
         ("train --resume runs/nothing", 1, "not a run directory"),
         ("train --resume RUN --horizon 3", 2, "a resumed run keeps its settings"),
         ("evaluate", 2, "run"),
-        ("evaluate runs/nothing", 1, "not a run directory"),
+        ("evaluate runs/nothing", 1, "is no run directory, no policy file"),
         ("evaluate RUN --trust --episodes 0", 2, "episodes is 0"),
         ("plot", 2, "name at least one run"),
         ("plot RUN --output curves.nothing", 1, "no image suffix"),
@@ -176,12 +179,14 @@ def test_terminal_shows_progress_and_what_is_being_done() -> None:
     reporter.message("kept on the screen")
     reporter._progress.refresh()
     reporter.phase("training")
+    reporter.status(dataclasses.replace(STATUS, episode_return=2345.67))
     reporter.status(STATUS)
     reporter.close()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
     assert "compiling the training step" in text
     assert "kept on the screen" in text
-    assert "512,000 steps (50.0 %), 20,480 steps/s, 0:25 left, return 1,234.6" in text
+    line = "50.0 %, 20,480 steps/s, 0:25 left, return 1,234.6, best 2,345.7"
+    assert line in text  # on 80 columns, with room for the bar
 
 
 def test_plain_lines_are_few() -> None:
@@ -189,7 +194,17 @@ def test_plain_lines_are_few() -> None:
     reporter = PlainReporter(stream, interval=1000.0)
     for _ in range(5):
         reporter.status(STATUS)
-    assert len(stream.getvalue().splitlines()) == 1
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("512,000 of 1,024,000 steps (50.0 %), 20,480 steps/s, 0:25 left")
+
+
+def test_the_best_return_needs_an_episode() -> None:
+    best = Best()
+    returns = [math.nan, 3.0, math.nan, 2.0, 5.0]
+    noted = [best.noted(dataclasses.replace(STATUS, episode_return=x)) for x in returns]
+    assert [str(status.best_return) for status in noted] == ["nan", "3.0", "3.0", "3.0", "5.0"]
+    assert "best" not in noted[0].text()
+    assert noted[0].text().endswith("return none yet")
 
 
 def test_durations() -> None:

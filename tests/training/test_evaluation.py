@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import rpo
-from rpo.nets import TanhGaussianPolicy, new_normalizer
+from rpo.nets import Actor, TanhGaussianPolicy, new_normalizer
 from rpo.training import CheckpointError, Policy, Run, SettingsError, load_policies, load_policy
 from rpo.training.evaluation import evaluate_policy
-from rpo.training.program import Actor
 from tests.training.fakes import TINY, Countdown, Echo
 
 
@@ -68,7 +67,7 @@ def test_policies_of_a_run(finished_run: Run) -> None:
     )
     sampled = second(observation, jax.random.key(0))
     assert not np.array_equal(sampled, second(observation))
-    with pytest.raises(SettingsError, match="not 5"):
+    with pytest.raises(SettingsError, match="not of 5"):
         load_policy(finished_run, seed=5)
 
 

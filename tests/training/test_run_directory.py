@@ -11,6 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 import rpo
+from rpo import cli
 from rpo.report.curves import band, curves_of, plot_runs
 from rpo.training import Progress, Run, RunError
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, Countdown
@@ -120,3 +121,15 @@ def test_a_used_directory_is_refused(finished_run: Run, train_tiny) -> None:
 def test_a_directory_in_use_is_refused(finished_run: Run) -> None:
     with finished_run.locked(), pytest.raises(RunError, match="another process"):
         rpo.train(PENDULUM, resume=finished_run.path, verbose=False)
+
+
+def test_any_metric_can_be_plotted(finished_run: Run, tmp_path, capsys) -> None:
+    curves = curves_of(finished_run, "value_loss")
+    assert len(curves[0].steps) == ITERATIONS
+    picture = tmp_path / "loss.svg"
+    words = ["plot", str(finished_run.path), "--metric", "value_loss", "--output", str(picture)]
+    assert cli.main(words) == 0
+    assert picture.stat().st_size > 5000
+    assert cli.main([*words[:3], "valueloss", *words[4:]]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no metric 'valueloss'; there is value_loss" in line

@@ -1,0 +1,1 @@
+"""Looking at trained policies and taking them away: pictures, pages, files for other programs."""

@@ -1,0 +1,222 @@
+"""The controls and plots of the viewer's page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rpo.show.details import Details
+from rpo.show.episode import Episodes, Push
+
+COLORS = ("#1a6b94", "#d96b3d", "#5b8e3e", "#8a5a9e", "#b08d1e", "#5a6472", "#c0392b", "#16a085")
+MOST_LINES = len(COLORS)
+PLOTS_PER_SECOND = 5.0
+
+
+class Panel:
+    """What the user has chosen, and what the page says about it."""
+
+    def __init__(
+        self, server: Any, *, labels: Sequence[str], seeds: Sequence[int], pushes: int, first: Any
+    ) -> None:
+        """Adds the controls.
+
+        Args:
+            server: a viser server.
+            labels: of the policies to choose from.
+            seeds: of the trainings.
+            pushes: in how many directions the robot can be pushed.
+            first: what is played at first, a `Choice`.
+        """
+        self._server, self._gui = server, server.gui
+        self._lock = threading.Lock()
+        self._seconds, self._loading = 0.0, False
+        self._pushes = pushes
+        self._plots: dict[str, Any] = {}
+        self._drawn = -1.0
+        self.loaded: tuple[Episodes, Details]
+        server.gui.configure_theme(control_layout="fixed", control_width="medium", show_logo=False)
+        self._text = self._gui.add_markdown("")
+        self._add_player()
+        self._add_choices(labels, seeds, first)
+        self._folder = self._gui.add_folder("Over time")
+
+    def _add_player(self) -> None:
+        gui = self._gui
+        with gui.add_folder("Play"):
+            self._button = gui.add_button("Pause")
+            self._time = gui.add_slider("time (s)", min=0.0, max=1.0, step=0.01, initial_value=0.0)
+            self._speed = gui.add_slider("speed", min=0.1, max=3.0, step=0.1, initial_value=1.0)
+            self._follow = gui.add_checkbox("camera goes along", True)
+            self._forces = gui.add_checkbox("contact forces", True)
+            self._gradients = gui.add_checkbox("action gradients", True)
+        self._playing = True
+
+        @self._button.on_click  # type: ignore[untyped-decorator]
+        def _(_: Any) -> None:
+            self._playing = not self._playing
+            self._button.label = "Pause" if self._playing else "Play"
+
+        @self._time.on_update  # type: ignore[untyped-decorator]
+        def _(event: Any) -> None:
+            if event.client is not None:  # a person, not the clock
+                self._seconds = float(self._time.value)
+
+    def _add_choices(self, labels: Sequence[str], seeds: Sequence[int], first: Any) -> None:
+        gui = self._gui
+        with gui.add_folder("Policy"):
+            self._checkpoint = gui.add_dropdown(
+                "checkpoint", list(labels), initial_value=first.checkpoint
+            )
+            self._seed = gui.add_dropdown(
+                "seed", [str(seed) for seed in seeds], initial_value=str(first.seed)
+            )
+            self._sampled = gui.add_checkbox("sampled actions", first.sampled)
+            self._start = gui.add_number("start", first.start, min=0, step=1)
+            self._training = gui.add_checkbox("follow the training", True)
+        self._pushing: list[Any] = []
+        if self._pushes:
+            with gui.add_folder("Push"):
+                names = ("forward (m/s)", "to the left (m/s)")[: self._pushes]
+                self._pushing = [
+                    gui.add_slider(name, min=-5.0, max=5.0, step=0.25, initial_value=0.0)
+                    for name in names
+                ]
+                self._pushing.append(
+                    gui.add_slider("at (s)", min=0.0, max=10.0, step=0.1, initial_value=2.0)
+                )
+
+    def when_chosen(self, call: Callable[[], None]) -> None:
+        """Calls when another episode is asked for."""
+        chosen = [self._checkpoint, self._seed, self._sampled, self._start, *self._pushing]
+        for control in chosen:
+            control.on_update(lambda _: call())
+
+    def choice(self) -> tuple[str, int, bool, int, Push]:
+        """The fields of a `Choice`."""
+        values = [float(control.value) for control in self._pushing]
+        push = Push()
+        if values:
+            sideways = values[1] if self._pushes == 2 else 0.0
+            push = Push(forward=values[0], sideways=sideways, at=values[-1])
+        return (
+            str(self._checkpoint.value),
+            int(self._seed.value),
+            bool(self._sampled.value),
+            int(self._start.value),
+            push,
+        )
+
+    def set_labels(self, labels: Sequence[str]) -> None:
+        """Offers other policies, keeping the chosen one."""
+        if list(labels) != list(self._checkpoint.options):
+            self._checkpoint.options = list(labels)
+
+    def busy(self, words: str) -> None:
+        """Says what is going on."""
+        self._text.content = f"*{words}*"
+
+    def load(self, episodes: Episodes, details: Details) -> None:
+        """Shows another episode, from its start."""
+        with self._lock:
+            self.loaded = (episodes, details)
+            self._seconds, self._drawn = 0.0, -1.0
+        length = int(episodes.length[0]) * episodes.control_dt
+        self._time.max = max(round(length, 2), 0.01)
+        self._draw_plots(int(episodes.length[0]) - 1)
+
+    @property
+    def step(self) -> int:
+        """The step to show."""
+        with self._lock:
+            episodes, _ = self.loaded
+            return episodes.step_at(self._seconds, 0)
+
+    @property
+    def follow(self) -> bool:
+        """Whether the camera goes along."""
+        return bool(self._follow.value)
+
+    @property
+    def forces(self) -> bool:
+        """Whether contact forces are shown."""
+        return bool(self._forces.value)
+
+    @property
+    def gradients(self) -> bool:
+        """Whether action gradients are shown."""
+        return bool(self._gradients.value)
+
+    @property
+    def follows_training(self) -> bool:
+        """Whether a newer policy takes the place of the last one."""
+        return bool(self._training.value) and self._checkpoint.value in ("last", "best")
+
+    def advance(self, seconds: float) -> None:
+        """Lets time go on; after the end it starts again."""
+        episodes, _ = self.loaded
+        if not self._playing:
+            return
+        length = int(episodes.length[0]) * episodes.control_dt
+        self._seconds = (self._seconds + seconds * float(self._speed.value)) % length
+        if abs(self._seconds - float(self._time.value)) > 0.1:
+            self._time.value = round(self._seconds, 2)
+
+    def state(self) -> tuple[Any, ...]:
+        """Everything that the picture depends on."""
+        return (id(self.loaded), self.step, self.follow, self.forces, self.gradients)
+
+    def describe(self, step: int) -> None:
+        """Says how far the episode is, and moves the plots' marks, now and then."""
+        episodes, _ = self.loaded
+        seconds = (step + 1) * episodes.control_dt
+        if abs(seconds - self._drawn) < 1 / PLOTS_PER_SECOND and step + 1 < episodes.length[0]:
+            return
+        self._drawn = seconds
+        speed = episodes.speed(step, 0)
+        words = [f"**return {episodes.return_until(step, 0):,.0f}**"]
+        words += [] if speed is None else [f"{speed:.1f} m/s"]
+        ended = step + 1 == episodes.length[0] and episodes.terminated[0]
+        words.append(f"{seconds:.1f} s" + (", fell" if ended else ""))
+        self._text.content = " &nbsp; ".join(words)
+        self._draw_plots(step)
+
+    def _draw_plots(self, step: int) -> None:
+        """Everything up to this step."""
+        episodes, details = self.loaded
+        times = np.arange(len(details.action_gradient)) * episodes.control_dt
+        loads = details.contact_force[:, :, 2]
+        self._plot("reward per step", times, details.terms, step)
+        names = details.contact_names
+        points = {name: loads[:, k] for k, name in enumerate(names) if loads[:, k].any()}
+        self._plot("ground's normal forces (N)", times, points or {"none": 0 * times}, step)
+        size = np.linalg.norm(details.action_gradient, axis=1)
+        self._plot("size of the action gradient", times, {"size": size}, step)
+
+    def _plot(self, title: str, times: Any, lines: dict[str, Any], step: int) -> None:
+        lines = dict(list(lines.items())[:MOST_LINES])
+        past = np.arange(len(times)) <= step
+        data = (times, *(np.where(past, line, np.nan) for line in lines.values()))
+        old = self._plots.get(title)
+        if old is not None and len(old.data) == len(data):
+            old.data = data
+            return
+        if old is not None:
+            old.remove()
+        series: list[dict[str, Any]] = [{"label": "s"}]
+        series += [
+            {"label": name, "stroke": color, "width": 1.5}
+            for name, color in zip(lines, COLORS, strict=False)
+        ]
+        with self._folder:
+            self._plots[title] = self._gui.add_uplot(
+                data,
+                tuple(series),
+                title=title,
+                scales={"x": {"time": False, "auto": True}, "y": {"auto": True}},
+                legend={"show": len(lines) > 1},
+                aspect=1.6,
+            )

@@ -1,0 +1,78 @@
+"""A film of a trained policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rpo.envs.base import Env
+from rpo.show.episode import record_episodes, robot_of
+from rpo.show.film import Film, Format, Panel, write_film
+from rpo.show.scenes import Scene
+from rpo.training.policies import Policy, Source, env_of, open_moments, open_policies
+from rpo.training.policy_file import PolicyFile
+
+
+def render(
+    source: Source,
+    output: Path,
+    scene: Scene | None = None,
+    form: Format | None = None,
+    *,
+    env: Env | None = None,
+    progress: Callable[[int], Iterator[int]] | None = None,
+) -> int:
+    """Films an episode of a trained policy.
+
+    Args:
+        source: a run, its directory, a policy file (.npz), or the name of a shipped task.
+        output: .mp4, .gif or .webm; a name without suffix is a directory of PNG pictures.
+        scene: what to show.
+        form: sizes and speed; by default 640 x 480, several panels 320 x 240 each, at 30 frames a
+            second (25 in a GIF).
+        env: the environment, if it is a user's own instance.
+        progress: gives the numbers of the frames, and tells somebody.
+
+    Returns:
+        the number of frames.
+
+    Raises:
+        RunError: if there is no such policy, no robot to show, or nothing to draw with.
+        SettingsError: if a figure is out of range.
+        OSError: if the film cannot be written.
+    """
+    panels, chosen = _panels(source, scene or Scene(), env)
+    if form is None:
+        fps = 25 if output.suffix == ".gif" else 30
+        form = Format(fps=fps) if len(panels) == 1 else Format(320, 240, fps)
+    film = Film(robot_of(chosen), panels, form, skip=scene.skip if scene else 0.0)
+    try:
+        write_film(film, output, form.fps, progress)
+    finally:
+        film.close()
+    return film.count
+
+
+def _panels(source: Source, scene: Scene, env: Env | None) -> tuple[list[Panel], Env]:
+    files = open_moments(source) if scene.checkpoint == "all" else [open_policies(source, env)]
+    chosen = env_of(source, files[-1], env)
+    panels = []
+    for file in files:
+        actors = file.actors("best" if scene.checkpoint == "best" else "last")
+        policy = Policy(actors[file.index(scene.seed)], chosen)
+        episodes = record_episodes(
+            policy,
+            scene.envs,
+            deterministic=not scene.sampled,
+            seed=scene.start,
+            steps=scene.steps(chosen),
+        )
+        panels += [Panel(_title(file, scene), episodes, k) for k in range(scene.envs)]
+    return panels, chosen
+
+
+def _title(file: PolicyFile, scene: Scene) -> str:
+    if scene.checkpoint != "all":
+        return ""
+    share = 100 * file.facts.iteration / file.facts.total_iterations
+    return f"after {file.facts.env_steps:,} steps ({share:.0f} %)"

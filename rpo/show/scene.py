@@ -1,0 +1,227 @@
+"""Pictures of robots by MuJoCo's renderer, without a display."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import mujoco
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from rpo.errors import RunError
+from rpo.show.bones import add_bones
+
+PALETTE = (
+    (0.10, 0.42, 0.58, 1.0),  # torso
+    (0.88, 0.90, 0.92, 1.0),
+    (0.85, 0.42, 0.24, 1.0),
+    (0.94, 0.72, 0.35, 1.0),
+    (0.55, 0.60, 0.66, 1.0),
+)
+"""Colours of links by their depth in the tree."""
+UNPAINTED = (0.5, 0.5, 0.5, 1.0)
+SKY = ((0.72, 0.83, 0.93), (0.97, 0.98, 1.0))
+GROUND = ((0.80, 0.83, 0.86), (0.74, 0.78, 0.82))
+GROUND_EDGE = (0.62, 0.67, 0.72)
+
+
+def paint(spec: mujoco.MjSpec, width: int, height: int) -> mujoco.MjModel:
+    """Compiles a robot's description with sky, ground, lights and colours.
+
+    Geoms that have a colour of their own keep it.
+
+    Args:
+        spec: the robot's; is changed.
+        width: of the pictures to come, in pixels.
+        height: the same.
+    """
+    spec.visual.global_.offwidth, spec.visual.global_.offheight = width, height
+    spec.visual.quality.shadowsize = 1024
+    spec.visual.headlight.ambient = [0.35] * 3
+    spec.visual.headlight.diffuse = [0.35] * 3
+    spec.visual.headlight.specular = [0.1] * 3
+    spec.visual.map.zfar = 200.0
+    spec.visual.rgba.haze = [*np.mean(SKY, axis=0), 1.0]
+    texture, builtin = mujoco.mjtTexture, mujoco.mjtBuiltin
+    _add_texture(spec, "rpo_sky", texture.mjTEXTURE_SKYBOX, builtin.mjBUILTIN_GRADIENT, SKY)
+    ground = _add_texture(
+        spec, "rpo_ground", texture.mjTEXTURE_2D, builtin.mjBUILTIN_CHECKER, GROUND
+    )
+    ground.mark, ground.markrgb = mujoco.mjtMark.mjMARK_EDGE, GROUND_EDGE
+    material = spec.add_material(name="rpo_ground", texrepeat=[1, 1], texuniform=True)
+    material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = "rpo_ground"
+    for geom in spec.geoms:
+        if geom.type == mujoco.mjtGeom.mjGEOM_PLANE:
+            geom.material = "rpo_ground"
+    dress(spec)
+    _add_light(spec)
+    model = spec.compile()
+    model.vis.map.shadowclip = max(2.0, 2.5 / max(model.stat.extent, 1e-3))
+    return model
+
+
+def _add_texture(spec: mujoco.MjSpec, name: str, kind: Any, builtin: Any, colors: Any) -> Any:
+    return spec.add_texture(
+        name=name, type=kind, builtin=builtin, rgb1=colors[0], rgb2=colors[1], width=512, height=512
+    )
+
+
+def dress(spec: mujoco.MjSpec) -> None:
+    """Gives the links colours, and rods to limbs without shapes."""
+    _paint_links(spec)
+    add_bones(spec)
+
+
+def _paint_links(spec: mujoco.MjSpec) -> None:
+    def visit(body: Any, depth: int) -> None:
+        for geom in body.geoms:
+            if not geom.material and np.allclose(geom.rgba, UNPAINTED):
+                geom.rgba = PALETTE[min(depth, len(PALETTE) - 1)]
+                geom.size[0] *= 1 - 0.01 * depth  # shapes that end in one another do not flicker
+        for child in body.bodies:
+            visit(child, depth + 1)
+
+    for body in spec.worldbody.bodies:
+        visit(body, 0)
+
+
+def _add_light(spec: mujoco.MjSpec) -> None:
+    """A sun that goes along with the robot, so that its shadow is always there."""
+    bodies = spec.worldbody.bodies
+    owner = bodies[0] if bodies else spec.worldbody
+    owner.add_light(
+        name="rpo_sun",
+        pos=[-1.0, -2.0, 5.0],
+        dir=[0.2, 0.4, -1.0],
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK,
+        diffuse=[0.55] * 3,
+        specular=[0.2] * 3,
+        castshadow=True,
+    )
+
+
+class Stage:
+    """Draws a robot as it stands, seen by a camera that goes along with it."""
+
+    def __init__(self, spec: mujoco.MjSpec, width: int, height: int) -> None:
+        """Opens a renderer.
+
+        Args:
+            spec: the robot's description; is changed.
+            width: of the pictures, in pixels.
+            height: the same.
+
+        Raises:
+            RunError: if there is no OpenGL to draw with.
+        """
+        choose_opengl()
+        self.model = paint(spec, width, height)
+        self._data = mujoco.MjData(self.model)
+        mujoco.mj_forward(self.model, self._data)
+        try:
+            self._renderer = mujoco.Renderer(self.model, height, width)
+        except Exception as error:  # what the system's OpenGL comes up with
+            raise RunError(f"OpenGL cannot draw here: {' '.join(str(error).split())}") from error
+        self._camera = mujoco.MjvCamera()
+        self._moves = self.model.body_dofnum[1] > 0 if self.model.nbody > 1 else False
+        self._size = self._robot_size()
+        planar = self._moves and self.model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE
+        self._camera.azimuth = 90.0 if planar else 130.0
+        self._camera.elevation = -8.0 if planar else -18.0
+        self._camera.distance = 2.0 * self._size
+
+    def _robot_size(self) -> float:
+        """Width of the robot's bounding box, without the ground."""
+        own = self.model.geom_bodyid > 0
+        centre, radius = self._data.geom_xpos[own], self.model.geom_rbound[own][:, None]
+        return float(np.ptp(np.concatenate([centre - radius, centre + radius]), axis=0).max())
+
+    def look_at(self, q: Float[np.ndarray, " nq"]) -> Float[np.ndarray, "3"]:
+        """The point that the camera follows, for coordinates q: where the robot's root is."""
+        self._pose(q)
+        point = self._data.xpos[1] if self._moves else self.model.stat.center
+        return np.array(point)
+
+    def draw(
+        self, q: Float[np.ndarray, " nq"], target: Float[np.ndarray, "3"]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """A picture of the robot with the camera looking at a point."""
+        self._pose(q)
+        self._camera.lookat[:] = target
+        self._renderer.update_scene(self._data, self._camera)
+        picture: np.ndarray = self._renderer.render()
+        return picture
+
+    def _pose(self, q: Float[np.ndarray, " nq"]) -> None:
+        if len(q) != self.model.nq:
+            raise RunError(
+                f"the robot's description has {self.model.nq} coordinates, the state {len(q)}"
+            )
+        self._data.qpos[:] = q
+        mujoco.mj_kinematics(self.model, self._data)
+        mujoco.mj_camlight(self.model, self._data)
+
+    def close(self) -> None:
+        """Closes the renderer."""
+        self._renderer.close()
+
+
+def choose_opengl() -> None:
+    """Makes MuJoCo draw without a display: by EGL where that works, else by OSMesa.
+
+    The environment variable MUJOCO_GL overrules.
+
+    Raises:
+        RunError: in one line, if neither is there; says which packages to install.
+    """
+    from mujoco.rendering.classic import gl_context
+
+    if platform.system() != "Linux" or os.environ.get("MUJOCO_GL"):
+        return
+    egl, osmesa = _loads("libEGL.so.1", "libGL.so.1"), _loads("libOSMesa.so.8", "libOSMesa.so")
+    chosen = "egl" if egl else "osmesa"
+    if egl and osmesa and not _works("egl"):
+        chosen = "osmesa"
+    if not (egl or osmesa):
+        raise RunError(
+            "there is no OpenGL to draw with: install Debian's libegl1 and libgl1, or libosmesa6 "
+            "(apt-get install libegl1 libgl1), or set MUJOCO_GL"
+        )
+    os.environ["MUJOCO_GL"] = chosen  # for child processes too
+    try:
+        if chosen == "egl":
+            from mujoco.egl import GLContext
+        else:
+            from mujoco.osmesa import GLContext
+    except Exception as error:  # PyOpenGL's, of several kinds
+        raise RunError(f"OpenGL cannot draw here: {' '.join(str(error).split())}") from error
+    gl_context.GLContext = GLContext
+
+
+def _loads(*names: str) -> bool:
+    """Whether one of OSMesa's names, or all of EGL's, are libraries of this system."""
+    found = []
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            found.append(False)
+        else:
+            found.append(True)
+    return any(found) if "OSMesa" in names[0] else all(found)
+
+
+def _works(backend: str) -> bool:
+    """Tries it in a process of its own, because PyOpenGL cannot be asked twice in one."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import mujoco; mujoco.GLContext(64, 64)"],
+        env=os.environ | {"MUJOCO_GL": backend},
+        capture_output=True,
+    )
+    return done.returncode == 0

@@ -1,0 +1,167 @@
+"""A robot, its ground and its arrows in viser's 3-D scene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from jaxtyping import Float
+
+from rpo.show.details import Details
+from rpo.show.episode import Episodes
+from rpo.show.scene import dress
+
+FORCE_COLOR = (30, 150, 90)
+GRADIENT_COLOR = (214, 69, 65)
+FORCE_LENGTH = 0.3
+"""Length of a contact arrow that carries the robot's weight, as a share of its size."""
+GRADIENT_LENGTH = 0.35
+"""Length of the arrow of a large action gradient (the 95th percentile), likewise."""
+
+
+class Robot3D:
+    """Shapes of a robot whose links can be moved."""
+
+    def __init__(self, server: Any, spec: mujoco.MjSpec) -> None:
+        """Adds the robot and the ground to a scene.
+
+        Args:
+            server: a viser server.
+            spec: the robot's description; is changed.
+        """
+        dress(spec)
+        self.model = spec.compile()
+        self._data = mujoco.MjData(self.model)
+        self._server = server
+        self._world = server.scene.add_frame("/world", show_axes=False)
+        server.scene.add_grid(
+            "/world/ground",
+            infinite_grid=True,
+            cell_size=0.5,
+            section_size=2.5,
+            plane_color=(236, 240, 243),
+            plane_opacity=1.0,
+            shadow_opacity=0.3,
+            fade_distance=60.0,
+        )
+        self._bodies = {}
+        for body in range(1, self.model.nbody):
+            name = f"/world/link_{body}"
+            self._bodies[body] = server.scene.add_frame(name, show_axes=False)
+        for geom in range(self.model.ngeom):
+            self._add_shape(geom)
+        self.size = _size_of(self.model)
+        mujoco.mj_kinematics(self.model, self._data)
+        self.height = float(self._data.xpos[1, 2]) if self.model.nbody > 1 else 0.0
+        self.weight = float(self.model.body_mass.sum()) * 9.81
+        # About the root, because a browser moves frames at once and arrows a little later.
+        self._root = server.scene.add_frame("/world/arrows", show_axes=False)
+        empty = np.zeros((1, 2, 3), np.float32)
+        thickness = {
+            "shaft_radius": 0.012 * self.size,
+            "head_radius": 0.03 * self.size,
+            "head_length": 0.06 * self.size,
+        }
+        self._arrows = {
+            name: server.scene.add_arrows(f"/world/arrows/{name}", empty, color, **thickness)
+            for name, color in (("forces", FORCE_COLOR), ("gradients", GRADIENT_COLOR))
+        }
+
+    def _add_shape(self, geom: int) -> None:
+        model, scene = self.model, self._server.scene
+        kind, size = model.geom_type[geom], model.geom_size[geom]
+        body = int(model.geom_bodyid[geom])
+        if kind == mujoco.mjtGeom.mjGEOM_PLANE:
+            return
+        mesh = _mesh(model, geom, kind, size)
+        scene.add_mesh_simple(
+            f"/world/link_{body}/shape_{geom}" if body else f"/world/shape_{geom}",
+            np.asarray(mesh.vertices),
+            np.asarray(mesh.faces),
+            color=tuple(int(255 * c) for c in model.geom_rgba[geom, :3]),
+            position=model.geom_pos[geom],
+            wxyz=model.geom_quat[geom],
+        )
+
+    def pose(self, q: Float[np.ndarray, " nq"], *, follow: bool) -> None:
+        """Moves the links.
+
+        Args:
+            q: coordinates.
+            follow: keep the robot in the middle, and move the ground instead.
+        """
+        self._data.qpos[:] = q
+        mujoco.mj_kinematics(self.model, self._data)
+        root = self._data.xpos[1] if self.model.nbody > 1 else np.zeros(3)
+        self._world.position = (-root[0], -root[1], 0.0) if follow else (0.0, 0.0, 0.0)
+        self._root.position = tuple(root)
+        for body, frame in self._bodies.items():
+            frame.position = tuple(self._data.xpos[body])
+            frame.wxyz = tuple(self._data.xquat[body])
+
+    def show_arrows(self, details: Details, step: int, *, forces: bool, gradients: bool) -> None:
+        """Draws contact forces and action gradients of a step."""
+        scale = FORCE_LENGTH * self.size / max(self.weight, 1e-9)
+        start = details.contact_position[step]
+        self._set("forces", start, scale * details.contact_force[step], visible=forces)
+        along = details.joint_push[step] * details.action_gradient[step][:, None]
+        scale = GRADIENT_LENGTH * self.size / _large(details.action_gradient)
+        self._set("gradients", details.joint_position[step], scale * along, visible=gradients)
+
+    def _set(self, name: str, start: Any, arrow: Any, *, visible: bool) -> None:
+        length = np.linalg.norm(arrow, axis=-1)
+        arrow = arrow * np.minimum(1.0, self.size / np.maximum(length, 1e-9))[:, None]
+        shown = length > 0.02 * self.size
+        visible = visible and bool(shown.any())
+        if visible:
+            start = start - self._root.position
+            points = np.stack([start[shown], (start + arrow)[shown]], axis=1)
+            self._arrows[name].points = points.astype(np.float32)
+        self._arrows[name].visible = visible
+
+
+def play(robot: Robot3D, episodes: Episodes, details: Details, step: int, *, follow: bool) -> None:
+    """Shows a step with all its arrows."""
+    robot.pose(episodes.q[step, 0], follow=follow)
+    robot.show_arrows(details, step, forces=True, gradients=True)
+
+
+def _large(values: np.ndarray) -> float:
+    return max(float(np.percentile(np.abs(values), 95)) if values.size else 0.0, 1e-9)
+
+
+def _size_of(model: mujoco.MjModel) -> float:
+    """Width of the robot's bounding box at its rest pose."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    own = model.geom_bodyid > 0
+    centre, radius = data.geom_xpos[own], model.geom_rbound[own][:, None]
+    return float(np.ptp(np.concatenate([centre - radius, centre + radius]), axis=0).max())
+
+
+def _mesh(model: mujoco.MjModel, geom: int, kind: int, size: Any) -> Any:
+    """The shape as triangles."""
+    from trimesh import Trimesh, creation
+
+    shapes = mujoco.mjtGeom
+    if kind == shapes.mjGEOM_SPHERE:
+        return creation.icosphere(subdivisions=3, radius=size[0])
+    if kind == shapes.mjGEOM_CAPSULE:
+        mesh = creation.capsule(height=2 * size[1], radius=size[0], count=[20, 20])
+        mesh.apply_translation(-mesh.bounds.mean(axis=0))
+        return mesh
+    if kind == shapes.mjGEOM_CYLINDER:
+        return creation.cylinder(radius=size[0], height=2 * size[1], sections=24)
+    if kind == shapes.mjGEOM_BOX:
+        return creation.box(extents=2 * size)
+    if kind == shapes.mjGEOM_ELLIPSOID:
+        mesh = creation.icosphere(subdivisions=3, radius=1.0)
+        mesh.apply_scale(size)
+        return mesh
+    if kind == shapes.mjGEOM_MESH:
+        number = int(model.geom_dataid[geom])
+        first, count = model.mesh_vertadr[number], model.mesh_vertnum[number]
+        face, faces = model.mesh_faceadr[number], model.mesh_facenum[number]
+        return Trimesh(model.mesh_vert[first : first + count], model.mesh_face[face : face + faces])
+    return creation.icosphere(subdivisions=2, radius=max(model.geom_rbound[geom], 1e-3))

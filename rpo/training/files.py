@@ -1,0 +1,27 @@
+"""Files that are complete or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what was written there takes its place at the end.
+
+    If the body fails, what it has written is removed and an older file of this name is untouched.
+
+    Raises:
+        OSError: if the file cannot be flushed to the disk or renamed.
+    """
+    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # encoders go by the suffix
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

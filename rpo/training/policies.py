@@ -1,0 +1,311 @@
+"""Trained policies: how a run keeps them, and how they come back ready to act."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from rpo import envs
+from rpo.algorithms.base import FinishedEpisodes
+from rpo.envs.base import Env, EnvSpec
+from rpo.errors import CheckpointError, RunError, SettingsError
+from rpo.nets import Actor
+from rpo.training import processes
+from rpo.training.origin import restore
+from rpo.training.policy_file import (
+    Network,
+    PolicyFacts,
+    PolicyFile,
+    WhichCheckpoint,
+    read_policy_file,
+    write_policy_file,
+)
+from rpo.training.program import Program, Progressing, Standing, standing
+from rpo.training.run import Run
+from rpo.training.selection import Race
+from rpo.training.settings import Resolved, make_env, one_line
+from rpo.training.task_files import is_task_file, load_task
+
+MOMENTS = 10
+"""Policies are kept at the start of a training and at the end of each of so many equal parts."""
+
+Source = Run | str | os.PathLike[str]
+
+
+class Policy(eqx.Module):
+    """A trained policy, ready to act. A pytree: `jax.jit(policy)` and `jax.vmap(policy)` work.
+
+    Args:
+        actor: network and observation statistics.
+        env: the task it was trained on.
+    """
+
+    actor: Actor
+    env: Env
+
+    def __call__(self, observation: Array, key: Array | None = None) -> Array:
+        """The action for `Env.step`.
+
+        Args:
+            observation: (..., observation_size), as the environment gives it.
+            key: a JAX random key to sample an action, None for the deterministic one.
+
+        Raises:
+            SettingsError: if the observation has another size.
+        """
+        observation, size = jnp.asarray(observation), self.env.spec.observation_size
+        if observation.shape[-1:] != (size,):
+            raise SettingsError(
+                f"an observation of {self.env.spec.name} has {size} numbers along its last axis; "
+                f"this one has the shape {observation.shape}"
+            )
+        return self.actor(observation, key)
+
+    # By identity, so that `jax.jit` can tell policies apart without comparing arrays.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+class PolicyKeeper:
+    """Writes a run's policy files: `policy.npz`, and one per moment under `policies`."""
+
+    def __init__(self, run: Run, resolved: Resolved, program: Program) -> None:
+        self.run = run
+        self.program = program
+        total = program.selection.iterations
+        self._resolved = resolved
+        self._moments = {round(total * k / MOMENTS) for k in range(MOMENTS + 1)}
+        self._kept: int | None = None
+
+    def keep(
+        self, lanes: list[Progressing], race: Race, iteration: int, env_steps: int, *, newest: bool
+    ) -> None:
+        """Writes what is due after an iteration; all processes of a run call it together.
+
+        Args:
+            lanes: states of the trainings.
+            race: which trainings they are; of each seed the one that leads is kept.
+            iteration: finished iterations.
+            env_steps: of each seed.
+            newest: replace `policy.npz`, rather than only keep a moment if this is one.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
+        due, newest = iteration in self._moments, newest and self._kept != iteration
+        if not (due or newest):
+            return
+        state = self.program.standing(lanes)
+        if newest:
+            self._kept = iteration
+        if not processes.is_first():
+            return
+        contents = _contents(self._resolved, state, race, iteration, env_steps)
+        if newest:
+            write_policy_file(self.run.policy_path, contents)
+        if due:
+            moment = dataclasses.replace(contents, best=None)
+            write_policy_file(self.run.moments / f"iteration_{iteration:08d}.npz", moment)
+
+
+def _contents(
+    resolved: Resolved, state: Standing, race: Race, iteration: int, env_steps: int
+) -> PolicyFile:
+    """The policies of the trainings that lead, one per seed."""
+    returns = _returns(state.episodes)
+    leaders = np.array(race.leaders(returns))
+    spec, run = resolved.env.spec, resolved.run_settings
+    last, best = (
+        jax.tree.map(lambda x: np.asarray(x)[leaders], actors)
+        for actors in (state.last, state.best)
+    )
+    facts = PolicyFacts(
+        task=resolved.task,
+        task_settings=resolved.task_settings,
+        algorithm=resolved.algorithm,
+        preset=resolved.preset,
+        seeds=tuple(range(run.seed, run.seed + run.seeds)),
+        iteration=iteration,
+        total_iterations=race.selection.iterations,
+        env_steps=env_steps,
+        episode_returns=tuple(float(x) if np.isfinite(x) else None for x in returns[leaders]),
+        network=Network.of(last.policy),
+        observation_names=spec.observation_names,
+        observation_units=spec.observation_units,
+        action_names=spec.action_names,
+        action_units=spec.action_units,
+        control_dt=spec.control_dt,
+    )
+    return PolicyFile(facts, last, best)
+
+
+def _returns(episodes: FinishedEpisodes) -> np.ndarray:
+    """Mean return of each training's latest episodes, NaN before the first has finished."""
+    return np.asarray(jax.vmap(lambda one: one.metrics()["episode_return"])(episodes))
+
+
+def open_policies(source: Source, env: Env | str | None = None) -> PolicyFile:
+    """The policies of a run, of a policy file, or those that ship with `rpo` for a task.
+
+    Args:
+        source: a run, its directory, a policy file (.npz), or the name of a shipped task.
+        env: the environment, if it is a user's own; only for runs without a policy file.
+
+    Raises:
+        RunError: if there is nothing of the kind.
+        CheckpointError: if there is no readable policy.
+    """
+    if not isinstance(source, Run):
+        path = Path(source)
+        if path.is_file():
+            return read_policy_file(path)
+        if not path.exists():
+            return _shipped(os.fspath(source))
+    run = source if isinstance(source, Run) else Run.load(source)
+    if run.policy_path.is_file():
+        return read_policy_file(run.policy_path)
+    return _from_checkpoint(run, env)
+
+
+def open_moments(source: Source) -> list[PolicyFile]:
+    """A run's policies at the moments that were kept, in the order of time.
+
+    Raises:
+        RunError: if it is no run directory.
+        CheckpointError: if there are none, or one is not readable.
+    """
+    run = source if isinstance(source, Run) else Run.load(source)
+    files = sorted(run.moments.glob("iteration_*.npz"))
+    if not files:
+        raise CheckpointError(f"{run.path} keeps no policies of its training in {run.moments.name}")
+    return [read_policy_file(file) for file in files]
+
+
+def _shipped(name: str) -> PolicyFile:
+    """The policies that come with the package."""
+    known = envs.names()
+    if name not in known:
+        raise RunError(
+            f"{name} is no run directory, no policy file and no task (tasks: {', '.join(known)})"
+        )
+    with resources.as_file(resources.files("rpo") / "pretrained" / f"{name}.npz") as path:
+        if not path.is_file():
+            raise RunError(f"no policy of {name} comes with rpo yet; train one: rpo train {name}")
+        return read_policy_file(path)
+
+
+def _from_checkpoint(run: Run, env: Env | str | None) -> PolicyFile:
+    """The policies of a run from before there were policy files."""
+    resolved = run.resolved(env)
+    restored = restore(run, resolved)
+    one_device = dataclasses.replace(resolved.run_settings, devices=None)  # whatever it had
+    program = Program(dataclasses.replace(resolved, run_settings=one_device))
+    race = Race.resume(program.selection, restored.facts, restored.path)
+    iteration = restored.facts["iteration"]
+    steps = program.selection.spent(iteration) * program.algorithm.steps_per_iteration
+    return _contents(resolved, standing(restored.state), race, iteration, steps)
+
+
+def env_of(source: Source, file: PolicyFile, env: Env | str | None = None) -> Env:
+    """The environment that policies were trained on. No file is executed but one given as `env`.
+
+    Args:
+        source: where the policies come from.
+        file: the policies.
+        env: a user's own environment: an instance, which is checked, or `FILE.py:CLASS`.
+
+    Raises:
+        SettingsError: if `env` has other sizes.
+        RunError: if the task cannot be made, or is a file that nobody has named.
+        TaskError: if the file fails.
+    """
+    if isinstance(source, Run) or Path(source).is_dir():
+        run = source if isinstance(source, Run) else Run.load(source)
+        chosen = run.resolved(env).env
+    elif env is not None:
+        chosen = load_task(env) if isinstance(env, str) else env
+    else:
+        chosen = _recorded_env(file)
+    _require_sizes(chosen.spec, file.facts.network)
+    return chosen
+
+
+def _recorded_env(file: PolicyFile) -> Env:
+    facts = file.facts
+    if is_task_file(facts.task) or facts.task not in envs.names():
+        raise RunError(
+            f"the policy was trained on {facts.task}, an environment of your own; give it as the "
+            "task (a file is executed)"
+        )
+    try:
+        return make_env(facts.task, facts.task_settings)
+    except ValueError as error:
+        raise RunError(f"the policy's task: {one_line(error)}") from error
+
+
+def _require_sizes(spec: EnvSpec, network: Network) -> None:
+    pairs: dict[str, Any] = {
+        "observation_size": network.observation_size,
+        "action_size": network.action_size,
+    }
+    for name, size in pairs.items():
+        if getattr(spec, name) != size:
+            raise SettingsError(
+                f"the policy has {name} {size}, the environment {spec.name} {getattr(spec, name)}"
+            )
+
+
+def load_policies(
+    source: Source,
+    *,
+    checkpoint: WhichCheckpoint = "last",
+    env: Env | str | None = None,
+) -> list[Policy]:
+    """The policies of all seeds of a run.
+
+    Args:
+        source: a run, its directory, a policy file (.npz), or the name of a shipped task.
+        checkpoint: the newest one, or the one with the best training return.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
+
+    Raises:
+        RunError: if there is nothing of the kind.
+        CheckpointError: if there is no readable policy.
+        SettingsError: if `env` has other sizes than the policy.
+    """
+    file = open_policies(source, env)
+    chosen = env_of(source, file, env)
+    return [Policy(actor, chosen) for actor in file.actors(checkpoint)]
+
+
+def load_policy(
+    source: Source,
+    *,
+    seed: int | None = None,
+    checkpoint: WhichCheckpoint = "last",
+    env: Env | str | None = None,
+) -> Policy:
+    """A trained policy, ready to act.
+
+    Args:
+        source: a run, its directory, a policy file (.npz), or the name of a shipped task.
+        seed: which of its seeds, the first by default.
+        checkpoint: the newest one, or the one with the best training return.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
+
+    Raises:
+        RunError: if there is nothing of the kind.
+        CheckpointError: if there is no readable policy.
+        SettingsError: if there is no such seed, or `env` has other sizes than the policy.
+    """
+    file = open_policies(source, env)
+    return Policy(file.actors(checkpoint)[file.index(seed)], env_of(source, file, env))

@@ -1,0 +1,249 @@
+"""Policies in one small file: everything that acting takes, and nothing else.
+
+The file is a zip archive (numpy's `.npz`) of plain arrays and `metadata.json`; nothing in it can
+run code. It is written beside its name, flushed to the disk and renamed, so it is complete or
+absent, and carries a format number and a SHA-256 digest of its contents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rpo.errors import CheckpointError, SettingsError
+from rpo.nets import (
+    Actor,
+    ClippedGaussianPolicy,
+    GaussianPolicy,
+    TanhGaussianPolicy,
+    new_normalizer,
+)
+from rpo.training.checkpoint import Arrays, named_arrays
+from rpo.training.files import replacing
+
+FORMAT = 1
+METADATA = "metadata.json"
+
+WhichCheckpoint = Literal["last", "best"]
+
+_KINDS: dict[str, type[TanhGaussianPolicy | ClippedGaussianPolicy]] = {
+    "tanh_gaussian": TanhGaussianPolicy,
+    "clipped_gaussian": ClippedGaussianPolicy,
+}
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # equal policies give equal files
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Sizes of a policy's network.
+
+    Args:
+        kind: `tanh_gaussian` or `clipped_gaussian`.
+        observation_size: length of one observation.
+        action_size: length of one action.
+        hidden_sizes: widths of the hidden layers.
+    """
+
+    kind: str
+    observation_size: int
+    action_size: int
+    hidden_sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, policy: GaussianPolicy) -> Network:
+        """The sizes of a policy, whose arrays may lead with the seeds."""
+        kind = next(name for name, one in _KINDS.items() if isinstance(policy, one))
+        widths = [linear.weight.shape[-2:] for linear in policy.trunk.linears]
+        action_size = policy.mean_head.weight.shape[-1]
+        return cls(kind, widths[0][0], action_size, tuple(width for _, width in widths))
+
+    def shapes(self) -> Actor:
+        """An actor of this kind whose leaves are mere shapes."""
+
+        def make() -> Actor:
+            sizes = (self.observation_size, self.action_size, self.hidden_sizes)
+            policy = _KINDS[self.kind](*sizes, jax.random.key(0))
+            return Actor(policy, new_normalizer(self.observation_size))
+
+        shapes: Actor = eqx.filter_eval_shape(make)
+        return shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyFacts:
+    """What a policy file says about its policies.
+
+    Args:
+        task: name of the task, or `file.py:Class` of a user's own.
+        task_settings: every setting of the task.
+        algorithm: name of the method.
+        preset: the settings it started from.
+        seeds: of the trainings, in the order of the arrays.
+        iteration: finished iterations.
+        total_iterations: of the whole run.
+        env_steps: environment steps of each seed so far.
+        episode_returns: mean of each seed's latest finished training episodes, None before any.
+        network: sizes.
+        observation_names, action_names: by entry; empty where the task does not say.
+        observation_units, action_units: what a value of 1 means, by entry; empty likewise.
+        control_dt: seconds between two actions.
+    """
+
+    task: str
+    task_settings: dict[str, Any]
+    algorithm: str
+    preset: str
+    seeds: tuple[int, ...]
+    iteration: int
+    total_iterations: int
+    env_steps: int
+    episode_returns: tuple[float | None, ...]
+    network: Network
+    observation_names: tuple[str, ...]
+    observation_units: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_units: tuple[str, ...]
+    control_dt: float
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> PolicyFacts:
+        """The facts as they were stored; more or fewer of them are a TypeError."""
+        tuples = {name: tuple(v) for name, v in stored.items() if isinstance(v, list)}
+        network = stored["network"] | {"hidden_sizes": tuple(stored["network"]["hidden_sizes"])}
+        return cls(**(stored | tuples | {"network": Network(**network)}))
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyFile:
+    """Contents of a policy file.
+
+    Args:
+        facts: what the policies are.
+        last: the newest actors; arrays lead with the seeds.
+        best: those with the best training return, None in a file that keeps but one moment.
+    """
+
+    facts: PolicyFacts
+    last: Actor
+    best: Actor | None = None
+
+    def actors(self, which: WhichCheckpoint = "last") -> list[Actor]:
+        """One actor per seed.
+
+        Raises:
+            SettingsError: if `which` is neither last nor best.
+            CheckpointError: if the best is asked for and not there.
+        """
+        if which not in ("last", "best"):
+            raise SettingsError(f"checkpoint is {which!r}, must be 'last' or 'best'")
+        stacked = self.last if which == "last" else self.best
+        if stacked is None:
+            raise CheckpointError("this policy file keeps one moment of a training, and no best")
+        return [
+            jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), stacked)
+            for k in range(len(self.facts.seeds))
+        ]
+
+    def index(self, seed: int | None) -> int:
+        """Place of a seed, the first one's for None.
+
+        Raises:
+            SettingsError: if there is no such seed.
+        """
+        seeds = list(self.facts.seeds)
+        if seed is None:
+            return 0
+        if seed not in seeds:
+            raise SettingsError(f"there are policies of the seeds {seeds}, not of {seed}")
+        return seeds.index(seed)
+
+
+def write_policy_file(path: Path, contents: PolicyFile) -> None:
+    """Writes a policy file, at once or not at all.
+
+    Raises:
+        OSError: if it cannot be written; an older file of this name is untouched.
+    """
+    arrays = {"last/" + name: array for name, array in named_arrays(contents.last).items()}
+    if contents.best is not None:
+        arrays |= {"best/" + name: array for name, array in named_arrays(contents.best).items()}
+    facts = dataclasses.asdict(contents.facts)
+    metadata = {"format": FORMAT, "digest": _digest(facts, arrays), "policies": facts}
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        text = json.dumps(metadata, indent=2, allow_nan=False)
+        archive.writestr(zipfile.ZipInfo(METADATA, _LONG_AGO), text)
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", _LONG_AGO), "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def read_policy_file(path: Path) -> PolicyFile:
+    """Reads a policy file.
+
+    Raises:
+        CheckpointError: in one line, if it is missing, damaged, or of another program or version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no policy file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read(METADATA))
+            if metadata["format"] != FORMAT:
+                raise CheckpointError(
+                    f"policy file {path} has format {metadata['format']}, this program reads "
+                    f"format {FORMAT}"
+                )
+            arrays = {}
+            for name in archive.namelist():
+                if name.endswith(".npy"):
+                    with archive.open(name) as entry:
+                        array = np.lib.format.read_array(entry, allow_pickle=False)
+                    arrays[name.removesuffix(".npy")] = array
+        if _digest(metadata["policies"], arrays) != metadata["digest"]:
+            raise CheckpointError(f"policy file {path} is damaged: it does not match its digest")
+        facts = PolicyFacts.from_json(metadata["policies"])
+        last = _rebuild(facts, arrays, "last")
+        best = _rebuild(facts, arrays, "best") if any(n[:5] == "best/" for n in arrays) else None
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever zip, JSON, numpy and a foreign archive come up with
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"policy file {path} is damaged or not one of ours: {reason}") from (
+            error
+        )
+    return PolicyFile(facts, last, best)
+
+
+def _rebuild(facts: PolicyFacts, arrays: Arrays, which: str) -> Actor:
+    shapes = facts.network.shapes()
+    leaves, structure = jax.tree.flatten(shapes)
+    paths, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    found = []
+    for (path, _), leaf in zip(paths, leaves, strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        array, expected = arrays[f"{which}/{name}"], (len(facts.seeds), *leaf.shape)
+        if array.shape != expected:
+            raise ValueError(f"{name} has shape {array.shape}, must be {expected}")
+        found.append(array)
+    actor: Actor = jax.tree.unflatten(structure, found)
+    return actor
+
+
+def _digest(facts: dict[str, Any], arrays: Arrays) -> str:
+    """SHA-256 of the facts and of every array's name, type, shape and contents."""
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        total.update(array.data)
+    return total.hexdigest()

@@ -1,0 +1,194 @@
+"""A film shows the episode that was played, and is whole or absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from rpo import cli, envs
+from rpo.show import scene as scenes
+from rpo.show.bones import add_bones
+from rpo.show.episode import Episodes, record_episodes, robot_of
+from rpo.show.film import Film, Format, Panel, caption, write_film
+from rpo.show.render import render
+from rpo.show.scenes import Scene
+from rpo.training import RunError, load_policy
+from rpo.training.evaluation import evaluate_policy
+
+SMALL = Format(64, 64, 30)
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # imageio-ffmpeg's, to start ffmpeg
+
+
+@pytest.fixture(scope="module")
+def episodes(hopper_file: Path) -> Episodes:
+    return record_episodes(load_policy(hopper_file), 2)
+
+
+def frames_of(path: Path) -> np.ndarray:
+    stream = imageio_ffmpeg.read_frames(path)
+    width, height = next(stream)["source_size"]
+    return np.stack([np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in stream])
+
+
+def blue(picture: np.ndarray) -> np.ndarray:
+    """Where the torso is."""
+    red, green, blue = np.moveaxis(picture.astype(int), -1, 0)
+    return (blue > red + 50) & (blue > green + 15)
+
+
+def test_an_episode_is_that_of_an_evaluation(hopper_file: Path, episodes: Episodes) -> None:
+    found = evaluate_policy(load_policy(hopper_file), episodes=2, deterministic=True)
+    assert episodes.length.tolist() == found.lengths[0].tolist() == [30, 30]
+    returns = [episodes.return_until(29, env) for env in (0, 1)]
+    np.testing.assert_allclose(returns, found.returns[0], rtol=1e-5)
+    assert not episodes.terminated.any()
+    sampled = record_episodes(load_policy(hopper_file), 2, deterministic=False)
+    np.testing.assert_array_equal(sampled.q[0], episodes.q[0])
+    assert np.abs(sampled.action - episodes.action).max() > 0.1
+
+
+def test_a_film_shows_the_robot_moving(
+    opengl: None, hopper_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "hop.mp4"
+    assert cli.main(["render", str(hopper_run), "--output", str(path), "--width", "96"]) == 0
+    assert capsys.readouterr().out.startswith(f"{path} (15 frames in ")
+    frames = frames_of(path)
+    assert frames.shape == (15, 480, 96, 3)
+    assert blue(frames[0]).sum() > 50
+    assert np.abs(frames[0].astype(int) - frames[-1]).max() > 60
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_every_moment_has_a_panel(opengl: None, hopper_run: Path, tmp_path: Path) -> None:
+    scene = Scene(checkpoint="all", seconds=0.1, envs=1)
+    assert render(hopper_run, tmp_path / "moments", scene, SMALL) == 3
+    pictures = sorted((tmp_path / "moments").iterdir())
+    assert [path.name for path in pictures] == [f"frame_{k:05d}.png" for k in range(3)]
+    picture = np.asarray(Image.open(pictures[0]))
+    assert picture.shape == (128, 128, 3)  # three panels in two rows of two
+    quarters = [picture[:64, :64], picture[:64, 64:], picture[64:, :64], picture[64:, 64:]]
+    assert [blue(quarter).any() for quarter in quarters] == [True, True, True, False]
+    with pytest.raises(RunError, match="exists; choose another --output"):
+        render(hopper_run, tmp_path / "moments", scene, SMALL)
+
+
+def test_a_gif(opengl: None, episodes: Episodes, tmp_path: Path) -> None:
+    film = Film(robot_of(envs.make("hopper")), [Panel("two", episodes, 1)], SMALL)
+    write_film(film, tmp_path / "hop.gif", 25)
+    with Image.open(tmp_path / "hop.gif") as image:
+        assert (image.size, image.n_frames) == ((64, 64), film.count)
+
+
+def test_a_caption_says_what_was_reached(episodes: Episodes) -> None:
+    forward = envs.make("hopper").spec.observation_names.index("forward_velocity")
+    known = dataclasses.replace(
+        episodes,
+        reward=np.ones_like(episodes.reward),
+        length=np.array([30, 12]),
+        terminated=np.array([False, True]),
+        states=dataclasses.replace(
+            episodes.states, observation=np.full_like(episodes.states.observation, 2.5)
+        ),
+    )
+    assert known.speed_column == forward
+    assert caption(Panel("half way", known), 11) == "half way\nreturn 12   2.5 m/s   0.2 s"
+    assert caption(Panel("", known, 1), 11) == "return 12   2.5 m/s   0.2 s, fell"
+    assert known.step_at(99.0, 1) == 11
+    assert "m/s" not in caption(Panel("", dataclasses.replace(known, speed_column=None)), 11)
+
+
+def test_a_full_disk_leaves_nothing(opengl: None, episodes: Episodes, tmp_path: Path) -> None:
+    film = Film(robot_of(envs.make("hopper")), [Panel("", episodes)], Format(256, 256))
+    (tmp_path / "hop.mp4").write_text("older")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # the encoder's writes fail half way
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*hop.mp4: the encoder stopped after"):
+            write_film(film, tmp_path / "hop.mp4", 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "hop.mp4").read_text() == "older"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failure_while_drawing_leaves_nothing(
+    opengl: None, episodes: Episodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = Film(robot_of(envs.make("hopper")), [Panel("", episodes)], SMALL)
+    frame = film.frame
+    monkeypatch.setattr(film, "frame", lambda k: frame(k) if k < 3 else 1 / 0)
+    for name in ("hop.mp4", "hop"):
+        with pytest.raises(ZeroDivisionError):
+            write_film(film, tmp_path / name, 30)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ("render RUN --output ant.avi", 1, "no suffix that is known (.mp4, .webm, .gif; none for"),
+        ("render RUN --width 65", 2, "width is 65, must be an even number"),
+        ("render RUN --fps 0", 2, "fps is 0, must lie between 1 and 120"),
+        ("render RUN --envs 0", 2, "envs is 0"),
+        ("render RUN --skip 1", 2, "skip is 1.0, must lie between 0 and the 0.5 s played"),
+        ("render RUN --seed 7", 2, "seeds [0, 1], not of 7"),
+        ("render PENDULUM --output x.mp4", 1, "pendulum has no robot to show"),
+        ("render RUN --output missing/x.mp4", 1, "missing/x.tmp.mp4: No such file"),
+        ("render nowhere", 1, "nowhere is no run directory, no policy file and no task"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    opengl: None, arguments: str, status: int, message: str, hopper_run, pendulum_file, capsys
+) -> None:
+    known = {"RUN": str(hopper_run), "PENDULUM": str(pendulum_file)}
+    assert cli.main([known.get(word, word) for word in arguments.split()]) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_missing_opengl_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(scenes, "_loads", lambda *_: False)
+    with pytest.raises(RunError, match="apt-get install libegl1 libgl1") as caught:
+        scenes.choose_opengl()
+    assert "\n" not in str(caught.value)
+
+
+def test_osmesa_takes_over_where_egl_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mujoco.rendering.classic import gl_context
+
+    class Context:
+        pass
+
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setattr(gl_context, "GLContext", gl_context.GLContext)
+    monkeypatch.setattr(scenes, "_loads", lambda *_: True)
+    monkeypatch.setattr(scenes, "_works", lambda backend: False)
+    monkeypatch.setitem(sys.modules, "mujoco.osmesa", SimpleNamespace(GLContext=Context))
+    scenes.choose_opengl()
+    assert os.environ["MUJOCO_GL"] == "osmesa"
+    assert gl_context.GLContext is Context
+
+
+@pytest.mark.parametrize(("task", "rods"), [("ant", 0), ("hopper", 0), ("anymal", 12)])
+def test_limbs_hang_together(task: str, rods: int) -> None:
+    """Only the ANYmal's description has limbs without shapes; a rod weighs and hits nothing."""
+    spec: Any = robot_of(envs.make(task))
+    before = spec.compile()
+    add_bones(spec)
+    after = spec.compile()
+    assert after.ngeom - before.ngeom == rods
+    np.testing.assert_array_equal(after.body_mass, before.body_mass)
+    assert not after.geom_contype[after.geom_rgba[:, 0] == np.float32(0.80)].any()
