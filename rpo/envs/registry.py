@@ -9,7 +9,8 @@ from typing import Any
 from rpo.envs.ant import Ant, AntSettings
 from rpo.envs.anymal import Anymal, AnymalSettings
 from rpo.envs.base import Env
-from rpo.envs.hand import Hand, HandSettings
+from rpo.envs.hand import Hand
+from rpo.envs.hand_model import HandSettings
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
 from rpo.envs.settings import TaskSettings

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 
-from rpo.envs.hand import JOINTS, Hand, HandState
+from rpo.envs.hand import Hand, HandState
+from rpo.envs.hand_model import JOINTS
 from rpo.envs.registry import make
 from rpo.physics.topology import quaternion_matrix
 from rpo.report.parity import Measurement

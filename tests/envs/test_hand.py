@@ -57,6 +57,20 @@ def test_mass_matrix_has_the_published_mistake():
     np.testing.assert_allclose(right, RIGHT_DIAGONAL, atol=0.006)
 
 
+def test_entries_of_the_observation_are_where_their_names_say():
+    env = make("hand")
+    start = state(env)
+    entry = dict(zip(env.spec.observation_names, np.asarray(env.observe(start))[0], strict=True))
+    assert entry["cube_z"] == pytest.approx(float(start.q[0, 18]))
+    assert entry["cube_quaternion_w"] == pytest.approx(float(start.q[0, 19]))
+    assert entry["goal_z"] == pytest.approx(0.56)
+    assert entry["goal_quaternion_x"] == pytest.approx(float(start.goal[0, 1]))
+    lower, upper = env.model.limit_lower[3], env.model.limit_upper[3]
+    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    assert entry["thumb_3"] == pytest.approx((float(start.q[0, 3]) - middle) / half, abs=1e-5)
+    assert env.spec.action_names[12] == "index_0"
+
+
 def test_a_wrong_friction_is_noticed(recording):
     slippery = hand_parity.Recording(hand_path(), friction_coefficient=0.2)
     beyond = {m.quantity for m in hand_parity.compare(slippery, ["constants"]) if not m.within}
