@@ -69,7 +69,8 @@ class Hand(EpisodicEnv):
     settings: HandSettings = eqx.field(static=True)
     model: Model = eqx.field(static=True)
 
-    def __init__(self, settings: HandSettings = HandSettings()) -> None:
+    def __init__(self, settings: HandSettings | None = None) -> None:
+        settings = settings or HandSettings()
         self.settings = settings
         self.model = load_hand(settings)
         joints = self.model.joint_names[:JOINTS]
