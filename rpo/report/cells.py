@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rpo import algorithms, envs
 from rpo.errors import suggestion
 from rpo.report.targets import BUDGETS, TARGETS, Budget, Target, Variant
 from rpo.training import Run, RunError, SettingsError
@@ -165,7 +165,6 @@ class Plan:
         seeds: per cell.
         tasks: rows of its figure.
         cells: trainings, in the order in which they are run.
-        left_out: what this version cannot do, one line each.
         output: directory of everything.
     """
 
@@ -175,7 +174,6 @@ class Plan:
     seeds: int
     tasks: tuple[str, ...]
     cells: tuple[Cell, ...]
-    left_out: tuple[str, ...]
     output: Path
 
     @property
@@ -213,30 +211,19 @@ def make_plan(
     spending = _find(BUDGETS, budget, "budget")
     if seeds is not None and seeds < 1:
         raise SettingsError(f"seeds is {seeds}, must be at least 1")
-    known = [task for task in target.tasks if task in envs.names()]
-    left_out = [f"task {task}: not in this version" for task in target.tasks if task not in known]
-    if tasks:
-        known, left_out = list(dict.fromkeys(tasks)), []
+    chosen = tuple(dict.fromkeys(tasks or target.tasks))
     cells = []
-    for variant in target.variants:
-        if variant.algorithm not in algorithms.names():
-            left_out.append(f"{variant.label}: method {variant.algorithm} is not in this version")
-    for task in known:
-        for variant in target.variants:
-            if variant.algorithm in algorithms.names():
-                cell = _cell(task, variant, budget, spending, seeds or spending.seeds, output)
-                cell.resolved()  # refuses what cannot be before anything is trained
-                cells.append(cell)
-    if not cells:
-        raise SettingsError(f"nothing to train for {name}: {'; '.join(left_out)}")
+    for task, variant in itertools.product(chosen, target.variants):
+        cell = _cell(task, variant, budget, spending, seeds or spending.seeds, output)
+        cell.resolved()  # refuses what cannot be before anything is trained
+        cells.append(cell)
     return Plan(
         name=name,
         target=target,
         budget=budget,
         seeds=seeds or spending.seeds,
-        tasks=tuple(known),
+        tasks=chosen,
         cells=tuple(cells),
-        left_out=tuple(left_out),
         output=output,
     )
 

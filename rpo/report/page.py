@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 _PARTS: dict[str, type] = {
     **dict.fromkeys(("target", "budget", "title", "command", "claim", "note"), str),
-    **dict.fromkeys(("figures", "orders", "left_out"), list),
+    **dict.fromkeys(("figures", "orders"), list),
     **dict.fromkeys(("tables", "failed", "cells"), dict),
 }
 
@@ -102,7 +102,7 @@ def _check(report: dict[str, Any]) -> None:
     tables = report["tables"].values()
     if not all(isinstance(x, list) and all(isinstance(row, list) for row in x) for x in tables):
         raise ValueError("tables must be lists of rows")
-    texts = [*report["orders"], *report["left_out"], *report["failed"].values()]
+    texts = [*report["orders"], *report["failed"].values()]
     texts += [*report["cells"].values(), *(c for x in tables for row in x for c in row)]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("what it tells must be text")
@@ -123,7 +123,6 @@ def _section(report: dict[str, Any]) -> str:
     for heading, table in report["tables"].items():
         parts += [f"<h3>{escape(heading)}</h3>", _table(table)]
     parts.append(_list(report["orders"]))
-    parts.append(_list([f"left out: {line}" for line in report["left_out"]]))
     failures = [f"failed: {name}: {line}" for name, line in report["failed"].items()]
     parts.append(_list(failures, "failed"))
     commands = "".join(

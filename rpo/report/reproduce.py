@@ -116,8 +116,6 @@ def _results(executor: Executor, cells: list[Cell], say: Say) -> Iterator[Result
 
 def _announce(plan: Plan, say: Say) -> None:
     say(f"{plan.name} ({plan.target.title}), budget {plan.budget}: {len(plan.cells)} cells")
-    for line in plan.left_out:
-        say(f"left out: {line}")
 
 
 def _unfinished(cell: Cell) -> str | None:

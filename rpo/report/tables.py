@@ -225,7 +225,6 @@ def write_report(plan: Plan, finished: Mapping[str, Run], failed: Mapping[str, s
         "figures": [path.name for path in figures],
         "tables": tables,
         "orders": lines,
-        "left_out": list(plan.left_out),
         "failed": dict(failed),
         "cells": {cell.name: cell.command() for cell in plan.cells},
     }
@@ -240,7 +239,6 @@ def _markdown(
     for title, table in tables.items():
         parts += [f"## {title}", markdown_table(table)]
     parts.append("\n".join(f"- {line}" for line in orders))
-    parts.append("\n".join(f"- left out: {line}" for line in plan.left_out))
     parts.append("\n".join(f"- failed: {name}: {line}" for name, line in failed.items()))
     return "\n\n".join(part for part in parts if part) + "\n"
 
