@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -241,6 +243,11 @@ class EpisodicEnv(Env):
 
         restarted: EnvState = lax.cond(ended.any(), start, lambda _: zeros, state.key)
         return restarted
+
+
+def sum_terms(terms: dict[str, Array]) -> Array:
+    """The reward, from what it is the sum of, in their order."""
+    return functools.reduce(operator.add, terms.values())
 
 
 def clip_action(action: Array) -> Array:

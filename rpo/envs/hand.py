@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from rpo.envs.base import EnvSpec, EpisodicEnv
+from rpo.envs.base import EnvSpec, EpisodicEnv, sum_terms
 from rpo.envs.hand_model import ASSET, JOINTS, HandSettings, load_hand
 from rpo.physics.model import Model
 from rpo.physics.step import control_step
@@ -190,17 +190,22 @@ class Hand(EpisodicEnv):
         self, state: HandState, action: Float[Array, "envs action"], next_state: HandState
     ) -> Float[Array, " envs"]:
         """Distance and angle to the goal, action cost, goal bonus; all of `next_state`."""
+        return sum_terms(self.reward_terms(state, action, next_state))
+
+    def reward_terms(
+        self, state: HandState, action: Float[Array, "envs action"], next_state: HandState
+    ) -> dict[str, Float[Array, " envs"]]:
+        """What the reward is the sum of, by name."""
         settings = self.settings
         angle = _angle(next_state.q[:, 19:], next_state.goal)
-        reward = (
-            -settings.distance_weight * self._distance(next_state)
-            + 1 / (angle + settings.rotation_epsilon)
-            - settings.action_penalty * (action**2).sum(axis=1)
-        )
         width = settings.bonus_sharpness
         inside = 1 - jax.nn.sigmoid((angle - settings.success_tolerance) / width)
-        share = jax.nn.sigmoid(-jnp.abs(inside - 1) / width)
-        return reward + share * settings.goal_bonus
+        return {
+            "distance": -settings.distance_weight * self._distance(next_state),
+            "orientation": 1 / (angle + settings.rotation_epsilon),
+            "action": -settings.action_penalty * (action**2).sum(axis=1),
+            "goal": jax.nn.sigmoid(-jnp.abs(inside - 1) / width) * settings.goal_bonus,
+        }
 
     def is_terminal(self, state: HandState) -> Bool[Array, " envs"]:
         """The cube is too far from its goal."""

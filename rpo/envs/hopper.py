@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rpo.envs.base import sum_terms
 from rpo.envs.locomotion import (
     LocomotionEnv,
     LocomotionSettings,
     RobotState,
     steep_height_term,
-    sum_terms,
 )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import operator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from rpo.envs.base import EnvSpec, EpisodicEnv
+from rpo.envs.base import EnvSpec, EpisodicEnv, sum_terms
 from rpo.envs.settings import Inertia, TaskSettings
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
@@ -303,8 +302,3 @@ def steep_height_term(height: Array, upper: float, weight: float) -> Array:
     """
     clipped = jnp.clip(height, -1.0, upper)
     return jnp.where(clipped < 0, -200 * clipped**2, weight * clipped)
-
-
-def sum_terms(terms: dict[str, Array]) -> Array:
-    """The reward, from what it is the sum of, in their order."""
-    return functools.reduce(operator.add, terms.values())
