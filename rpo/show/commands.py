@@ -66,6 +66,7 @@ class RenderArguments:
         run: run directory, policy file, or the name of a task whose policy comes with rpo.
         output: .mp4, .gif or .webm, or a name without suffix for a directory of PNG pictures; by
             default episode.mp4 in the run directory, or TASK.mp4 here.
+        task: FILE.py:CLASS of an environment of your own; it is executed.
         width: of each panel in pixels; 640, or 320 if there are several.
         height: of each panel in pixels; 480, or 240 if there are several.
         fps: frames per second; 30, or 25 in a GIF.
@@ -73,6 +74,7 @@ class RenderArguments:
 
     run: RunOrTask
     output: Path | None = None
+    task: str | None = None
     scene: Scene = dataclasses.field(default_factory=Scene)
     width: int | None = None
     height: int | None = None
@@ -95,7 +97,7 @@ def render(given: RenderArguments) -> int:
     asked = {name: getattr(given, name) for name in defaults}
     form = Format(**{k: defaults[k] if v is None else v for k, v in asked.items()})
     started = time.monotonic()
-    frames = rendering.render(given.run, output, scene, form, progress=_bar)
+    frames = rendering.render(given.run, output, scene, form, env=given.task, progress=_bar)
     print(f"{output} ({frames} frames in {time.monotonic() - started:.0f} s)")
     return 0
 
@@ -114,6 +116,7 @@ class ViewArguments:
     Args:
         run: run directory, policy file, or the name of a task whose policy comes with rpo.
         save: instead of serving, write one HTML file that plays without a server.
+        task: FILE.py:CLASS of an environment of your own; it is executed.
         host: address to listen at; 0.0.0.0 lets other machines look, too.
         port: to listen at; by default the first free one from 8080 on.
         open: open the page in a browser.
@@ -121,6 +124,7 @@ class ViewArguments:
 
     run: RunOrTask
     save: Path | None = None
+    task: str | None = None
     scene: Scene = dataclasses.field(default_factory=Scene)
     host: str = "127.0.0.1"
     port: int | None = None
@@ -134,14 +138,14 @@ def view(given: ViewArguments) -> int:
     if given.save is not None:
         from rpo.show.page import save_page
 
-        frames = save_page(given.run, given.save, given.scene)
+        frames = save_page(given.run, given.save, given.scene, env=given.task)
         print(f"{given.save} ({frames} frames; open it in any browser)")
         return 0
     from rpo.show.viewer import Viewer, first_free_port
 
     port = first_free_port(given.host) if given.port is None else given.port
     print("playing the episode and differentiating it ...", flush=True)
-    viewer = Viewer(given.run, given.scene, host=given.host, port=port)
+    viewer = Viewer(given.run, given.scene, host=given.host, port=port, env=given.task)
     shown = given.open and _open_browser(viewer.url)
     print(f"{viewer.url} {'is open in your browser' if shown else '- open it in a browser'}")
     print("Ctrl-C ends", flush=True)

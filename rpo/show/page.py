@@ -20,7 +20,7 @@ FRAMES_PER_SECOND = 30
 
 
 def save_page(
-    source: Source, output: Path, scene: Scene | None = None, *, env: Env | None = None
+    source: Source, output: Path, scene: Scene | None = None, *, env: Env | str | None = None
 ) -> int:
     """Writes a page that plays one episode in 3-D, with contact forces and action gradients.
 
@@ -28,7 +28,7 @@ def save_page(
         source: a run, its directory, a policy file (.npz), or the name of a shipped task.
         output: the page, .html.
         scene: what to show; one environment, and the newest or the best policy.
-        env: the environment, if it is a user's own instance.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
 
     Returns:
         the number of frames.

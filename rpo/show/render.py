@@ -19,7 +19,7 @@ def render(
     scene: Scene | None = None,
     form: Format | None = None,
     *,
-    env: Env | None = None,
+    env: Env | str | None = None,
     progress: Callable[[int], Iterator[int]] | None = None,
 ) -> int:
     """Films an episode of a trained policy.
@@ -30,7 +30,7 @@ def render(
         scene: what to show.
         form: sizes and speed; by default 640 x 480, several panels 320 x 240 each, at 30 frames a
             second (25 in a GIF).
-        env: the environment, if it is a user's own instance.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
         progress: gives the numbers of the frames, and tells somebody.
 
     Returns:
@@ -53,7 +53,7 @@ def render(
     return film.count
 
 
-def _panels(source: Source, scene: Scene, env: Env | None) -> tuple[list[Panel], Env]:
+def _panels(source: Source, scene: Scene, env: Env | str | None) -> tuple[list[Panel], Env]:
     files = open_moments(source) if scene.checkpoint == "all" else [open_policies(source, env)]
     chosen = env_of(source, files[-1], env)
     panels = []

@@ -47,12 +47,12 @@ class Choice:
 class Policies:
     """The policies of a source by label, as they are on disk now."""
 
-    def __init__(self, source: Source, env: Env | None = None) -> None:
+    def __init__(self, source: Source, env: Env | str | None = None) -> None:
         """Opens the source.
 
         Args:
             source: a run, its directory, a policy file (.npz), or the name of a shipped task.
-            env: the environment, if it is a user's own instance.
+            env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
 
         Raises:
             RunError: if there is no such policy.
@@ -100,7 +100,7 @@ class Viewer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        env: Env | None = None,
+        env: Env | str | None = None,
     ) -> None:
         """Plays the first episode and starts serving.
 
@@ -109,7 +109,7 @@ class Viewer:
             scene: what to show first.
             host: address to listen at.
             port: to listen at, 0 for any that is free.
-            env: the environment, if it is a user's own instance.
+            env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
 
         Raises:
             RunError: if there is no such policy, no robot to show, the extra `view` is missing, or

@@ -37,6 +37,8 @@ def require_plain(directory: Path) -> None:
         RunError: naming the first one.
     """
     for where, directories, files in os.walk(directory, followlinks=False):
+        if Path(where) == directory and "wandb" in directories:
+            directories.remove("wandb")  # never read here; that program keeps links in it
         for name in (*directories, *files):
             path = Path(where) / name
             if path.is_symlink():

@@ -10,7 +10,7 @@ from rpo import envs
 from rpo.envs import EnvSpec
 
 
-@pytest.mark.parametrize("task", envs.names())
+@pytest.mark.parametrize("task", [task for task in envs.names() if task != "hand"])
 def test_names_say_what_the_entries_are(task: str) -> None:
     env = envs.make(task)
     spec, model = env.spec, env.model

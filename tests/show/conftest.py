@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -77,11 +78,19 @@ def opengl() -> None:
         pytest.skip(str(error))
 
 
+def write_config(path: Path, facts: PolicyFacts) -> None:
+    """The config of a run directory."""
+    config = {"format": 1, "task": facts.task, "algorithm": "rpo", "preset": "fast"}
+    config |= {"run_settings": {"seed": 0, "seeds": 2}, "algorithm_settings": {}}
+    config |= {"task_settings": facts.task_settings, "sessions": []}
+    (path / "config.json").write_text(json.dumps(config))
+
+
 def write_run(path: Path, task: str) -> Path:
     """A run directory as far as policies go, with three moments of its training."""
     path.mkdir()
-    (path / "config.json").write_text('{"format": 1, "run_settings": {"seed": 0, "seeds": 2}}')
     newest = untrained(task, episode_length=30)
+    write_config(path, newest.facts)
     write_policy_file(path / "policy.npz", newest)
     for iteration in (0, 1, 3):
         facts = dataclasses.replace(newest.facts, iteration=iteration, env_steps=32 * iteration)

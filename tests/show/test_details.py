@@ -41,7 +41,7 @@ def near_the_ground(task: str, batch: int = 3) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(q), jnp.asarray(draw.normal(size=(env.model.nv, batch)))
 
 
-@pytest.mark.parametrize("task", envs.names())
+@pytest.mark.parametrize("task", [task for task in envs.names() if task != "hand"])
 def test_contact_forces_are_those_of_the_physics(task: str) -> None:
     model = envs.make(task).model
     groups = groups_of(model)

@@ -24,6 +24,7 @@ from rpo.show.render import render
 from rpo.show.scenes import Scene
 from rpo.training import RunError, load_policy
 from rpo.training.evaluation import evaluate_policy
+from tests.training.fakes import PENDULUM
 
 SMALL = Format(64, 64, 30)
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # imageio-ffmpeg's, to start ffmpeg
@@ -143,7 +144,8 @@ def test_a_failure_while_drawing_leaves_nothing(
         ("render RUN --envs 0", 2, "envs is 0"),
         ("render RUN --skip 1", 2, "skip is 1.0, must lie between 0 and the 0.5 s played"),
         ("render RUN --seed 7", 2, "seeds [0, 1], not of 7"),
-        ("render PENDULUM --output x.mp4", 1, "pendulum has no robot to show"),
+        ("render PENDULUM --output x.mp4 --task FILE", 1, "pendulum has no robot to show"),
+        ("render PENDULUM --output x.mp4", 1, "give it as the task (a file is executed)"),
         ("render RUN --output missing/x.mp4", 1, "missing/x.tmp.mp4: No such file"),
         ("render nowhere", 1, "nowhere is no run directory, no policy file and no task"),
     ],
@@ -151,7 +153,7 @@ def test_a_failure_while_drawing_leaves_nothing(
 def test_mistakes_end_in_one_line(
     opengl: None, arguments: str, status: int, message: str, hopper_run, pendulum_file, capsys
 ) -> None:
-    known = {"RUN": str(hopper_run), "PENDULUM": str(pendulum_file)}
+    known = {"RUN": str(hopper_run), "PENDULUM": str(pendulum_file), "FILE": PENDULUM}
     assert cli.main([known.get(word, word) for word in arguments.split()]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

@@ -22,6 +22,7 @@ from rpo.show.scenes import Scene
 from rpo.show.viewer import Viewer, first_free_port
 from rpo.training import RunError
 from rpo.training.policy_file import read_policy_file, write_policy_file
+from tests.training.fakes import PENDULUM
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -186,7 +187,7 @@ def test_a_saved_page_plays_without_a_server(
     [
         ("view RUN --port PORT", 1, "Address already in use); choose another --port"),
         ("view RUN --host 203.0.113.1 --port 8080", 1, "choose another --port"),
-        ("view PENDULUM", 1, "pendulum has no robot to show"),
+        ("view PENDULUM --task FILE", 1, "pendulum has no robot to show"),
         ("view RUN --save missing/page.html", 1, "missing/page.tmp.html: No such file"),
         ("view RUN --envs 2", 2, "a page shows one environment"),
         ("view EMPTY", 1, "holds no checkpoint yet"),
@@ -204,6 +205,7 @@ def test_mistakes_end_in_one_line(
         known = {
             "RUN": str(hopper_run),
             "PENDULUM": str(pendulum_file),
+            "FILE": PENDULUM,
             "EMPTY": str(empty),
             "PORT": str(taken.getsockname()[1]),
         }

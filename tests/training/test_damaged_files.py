@@ -216,7 +216,7 @@ def test_a_damaged_evaluation_is_told_and_replaced(copy: Path, text: str) -> Non
         run.evaluation()
     found = Evaluation(np.ones((2, 3)), np.ones((2, 3), int), deterministic=False)
     with pytest.warns(UserWarning, match=r"kept as evaluation\.json\.damaged"):
-        store_evaluation(run, found, checkpoint="last", seed=0)
+        store_evaluation(run, found, 30, checkpoint="last", seed=0)
     assert (copy / "evaluation.json.damaged").read_text() == text
     assert (run.evaluation() or {})["stochastic"]["mean_return"] == 1.0
 
@@ -276,6 +276,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read(
 
 def test_a_checkpoint_of_another_run_is_refused(copy: Path, finished_run: Run) -> None:
     changed(copy, lambda c: c.update(id="another"))
+    (copy / "policy.npz").unlink()
     from rpo.training import load_policies
 
     with pytest.raises(CheckpointError, match="is of another run"):

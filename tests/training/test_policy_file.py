@@ -43,8 +43,8 @@ def test_acts_as_the_checkpoint_does_without_a_training_program(
 ) -> None:
     older = Run.load(shutil.copytree(finished_run.path, tmp_path / "older"))
     older.policy_path.unlink()  # as runs were before there were policy files
-    expected = [policy(OBSERVATION) for policy in load_policies(older)]
-    best = load_policy(older, checkpoint="best", seed=1)(OBSERVATION)
+    expected = [policy(OBSERVATION) for policy in load_policies(older, env=PENDULUM)]
+    best = load_policy(older, checkpoint="best", seed=1, env=PENDULUM)(OBSERVATION)
 
     def refuse(*_: object) -> None:
         raise AssertionError("a training program was built")
@@ -53,9 +53,13 @@ def test_acts_as_the_checkpoint_does_without_a_training_program(
     found = [policy(OBSERVATION) for policy in load_policies(finished_run)]
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(
-        load_policy(finished_run.policy_path, checkpoint="best", seed=1)(OBSERVATION), best
+        load_policy(finished_run.policy_path, checkpoint="best", seed=1, env=PENDULUM)(OBSERVATION),
+        best,
     )
-    returns = rpo.evaluate(finished_run.policy_path, episodes=4, deterministic=True).returns
+    with pytest.raises(RunError, match="an environment of your own; give it as the task"):
+        load_policy(finished_run.policy_path)  # nobody has asked to execute the file
+    file = finished_run.policy_path
+    returns = rpo.evaluate(file, episodes=4, deterministic=True, env=PENDULUM).returns
     stored = finished_run.evaluation()
     assert stored is not None
     assert stored["deterministic"]["returns"] == returns.tolist()
@@ -97,7 +101,7 @@ def test_a_resumed_run_has_the_same_files(train_tiny, tmp_path: Path) -> None:
             checkpoint_interval=0,
             callbacks=[stop_at(11)],
         )
-    resumed = rpo.train(resume=tmp_path / "run", verbose=False)
+    resumed = rpo.train(PENDULUM, resume=tmp_path / "run", verbose=False)
     names = sorted(path.relative_to(whole.path) for path in whole.path.rglob("*.npz"))
     assert len(names) > MOMENTS
     for name in names:
@@ -218,8 +222,8 @@ def test_what_is_no_policy_is_refused(tmp_path: Path, finished_run: Run) -> None
 def test_an_environment_of_another_size_is_refused(train_tiny, finished_run: Run) -> None:
     with pytest.raises(SettingsError, match=r"observation_size 3, the environment countdown 2"):
         load_policy(finished_run, env=Countdown())
-    with pytest.raises(RunError, match="give an environment of your own as env"):
-        load_policy(train_tiny(Countdown()))
+    with pytest.raises(RunError, match="an environment of your own; give it as the task"):
+        load_policy(train_tiny(Countdown()).path)
 
 
 def test_a_policy_is_a_pytree_and_a_function() -> None:
