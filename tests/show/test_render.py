@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import resource
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +36,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # imageio-ffmpeg's, t
 @pytest.fixture(scope="module")
 def episodes(hopper_file: Path) -> Episodes:
     return record_episodes(load_policy(hopper_file), 2)
+
+
+@pytest.fixture(autouse=True)
+def pipes_are_collected() -> Iterator[None]:
+    """imageio-ffmpeg leaves its encoders' pipes to the garbage collector, which would complain in
+    whatever test it runs."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def frames_of(path: Path) -> np.ndarray:
