@@ -142,11 +142,20 @@ def explained(error: BaseException, path: Path, doing: str = "") -> TaskError:
 
 
 def blamed_on_task(error: Exception) -> TaskError | None:
-    """The error as one of the user's task, if it arose in a file that was loaded here as one."""
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if name.startswith(_PREFIX) and path and _place(error.__traceback__, Path(path)):
-            return explained(error, Path(path))
+    """The error as one of the user's task, if it arose in a file that was loaded here as one.
+
+    Of several loaded tasks one that was running is at fault, before one beside which code ran:
+    a task in a project's root has the whole project beside it.
+    """
+    frames = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    loaded = [
+        Path(path)
+        for name, module in list(sys.modules.items())
+        if name.startswith(_PREFIX) and (path := getattr(module, "__file__", None))
+    ]
+    for path in sorted(loaded, key=lambda path: str(path.absolute()) not in frames):
+        if _place(error.__traceback__, path):
+            return explained(error, path)
     return None
 
 

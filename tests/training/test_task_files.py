@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,6 +168,10 @@ def test_a_mistake_that_shows_later_takes_three_lines_too(
     task = write(tmp_path / "mine.py", "-next_state[:, 0]", "self.later(next_state)")
     with (tmp_path / "mine.py").open("a") as file:
         file.write("\n    later = staticmethod(lambda x: -x[:, 0])\n")
+    # Another task, loaded before, has this test beside it; it is not at fault.
+    other = types.ModuleType("_rpo_task_elsewhere")
+    other.__file__ = str(Path(__file__).parents[2] / "elsewhere.py")
+    monkeypatch.setitem(sys.modules, other.__name__, other)
     env = load_task(task)
     monkeypatch.setattr(type(env), "later", staticmethod(lambda x: x.nothing))
     monkeypatch.setattr("rpo.training.settings.load_task", lambda _: env)
