@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import trim_mean
 
 from rpo.errors import RunError
-from rpo.report.curves import curves_of, plot_runs
+from rpo.show.curves import curves_of, plot_runs
 from rpo.training import Run
 
 POINTS = 200

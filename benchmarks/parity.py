@@ -20,11 +20,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from recordings import hand as hand_recordings
+from recordings.walkers import COMPARISONS, Measurement, Recording, compare
 
-from rpo.report import hand_parity
-from rpo.report.parity import COMPARISONS, Measurement, Recording, compare
-
-CHOICES = tuple(dict.fromkeys((*COMPARISONS, *hand_parity.COMPARISONS)))
+CHOICES = tuple(dict.fromkeys((*COMPARISONS, *hand_recordings.COMPARISONS)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             start = time.perf_counter()
             try:
                 if is_hand(path):
-                    hand = hand_parity.Recording(path)
-                    results[hand.name] = list(hand_parity.compare(hand, options.only))
+                    hand = hand_recordings.Recording(path)
+                    results[hand.name] = list(hand_recordings.compare(hand, options.only))
                 else:
                     recording = Recording(path, dtype)
                     results[recording.name] = list(compare(recording, options.only))

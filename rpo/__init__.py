@@ -14,7 +14,7 @@ from rpo import runtime
 
 runtime.configure()
 
-__version__ = "0.1.0"
+__version__ = runtime.VERSION
 __all__ = ["Evaluation", "Run", "__version__", "evaluate", "load_policy", "make", "train"]
 
 _HOMES = {

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-import rpo
 from rpo.arguments import (
     UsageError,
     parse,
 )
 from rpo.errors import suggestion
+from rpo.runtime import VERSION
 
 USAGE = """usage: rpo COMMAND ...
 
@@ -167,7 +167,7 @@ def _dispatch(arguments: list[str]) -> int:
         "check-gradients": _check_gradients,
     }
     if arguments[0] == "--version":
-        print(rpo.__version__)
+        print(VERSION)
         return 0
     command = commands.get(arguments[0])
     if command is None:
@@ -231,7 +231,7 @@ def _export(arguments: list[str]) -> int:
 
 
 def _plot(arguments: list[str]) -> int:
-    from rpo.report.curves import plot_runs
+    from rpo.show.curves import plot_runs
     from rpo.training import Run
 
     given = parse(PlotArguments, arguments, "rpo plot")
@@ -242,7 +242,7 @@ def _plot(arguments: list[str]) -> int:
 
 
 def _reproduce(arguments: list[str]) -> int:
-    from rpo.report.command import ReproduceArguments, run
+    from rpo.reproduce.command import ReproduceArguments, run
 
     return run(parse(ReproduceArguments, arguments, "rpo reproduce"))
 
@@ -273,7 +273,7 @@ def _algorithms(arguments: list[str]) -> int:
 
 
 def _check_gradients(arguments: list[str]) -> int:
-    from rpo.report.gradients import check_gradients
+    from rpo.envs.gradient_check import check_gradients
     from rpo.training import SettingsError
     from rpo.training.cache import enable_compilation_cache
     from rpo.training.settings import make_env

@@ -55,3 +55,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """` (did you mean ...?)` with the known name that is closest, or nothing if none is."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split())

@@ -20,6 +20,8 @@ import os
 
 import jax
 
+VERSION = "0.1.0"
+
 FUSION_OPTION = "xla_cpu_use_multi_output_fusion"
 _EXTRA = "--xla_backend_extra_options="
 _COUNT = "--xla_force_host_platform_device_count"

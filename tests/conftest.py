@@ -1,5 +1,17 @@
-"""Two CPU devices on any machine, so that tests of several devices always run."""
+"""What all tests share: two CPU devices on any machine, and one cache of compiled programs.
 
+The cache lives as long as the run of the tests and serves all its workers and child processes:
+compiling takes most of the time here.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("RPO_CPU_DEVICES", "2")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rpo-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"

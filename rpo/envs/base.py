@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from rpo.envs.compiled import run_compiled
+
 STATE_BOUND = 1e6
 """Largest absolute value a physics state may hold before it counts as diverged."""
 
@@ -152,6 +154,9 @@ class EpisodicEnv(Env):
 
     A state is any pytree of arrays. An environment whose next state is not finite, or beyond
     `STATE_BOUND`, is terminated with reward zero and restarted; the others do not notice.
+
+    `reset` and `step` compile themselves when they are called outside of a program; inside of one
+    they are part of it.
     """
 
     @abc.abstractmethod
@@ -184,14 +189,23 @@ class EpisodicEnv(Env):
         """Starts `num_envs` episodes; environment i uses `fold_in(key, i)`."""
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}, must be at least 1")
-        key = _typed_key(key)
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(num_envs))
-        return self._start(jax.random.key_data(keys))
+        state: EnvState = run_compiled(self, "_reset", _typed_key(key), num_envs, static=(1,))
+        return state
 
     def step(
         self, state: EnvState, action: Float[Array, "envs action"]
     ) -> tuple[EnvState, Transition]:
         """One control step of every environment; see `Env.step`."""
+        following: tuple[EnvState, Transition] = run_compiled(self, "_step", state, action)
+        return following
+
+    def _reset(self, key: Array, num_envs: int) -> EnvState:
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(num_envs))
+        return self._start(jax.random.key_data(keys))
+
+    def _step(
+        self, state: EnvState, action: Float[Array, "envs action"]
+    ) -> tuple[EnvState, Transition]:
         action = clip_action(action)
         physics = self.dynamics(state.physics, action)
         observation = self.observe(physics)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import rpo
 from rpo.errors import RunError
 from rpo.nets import Actor
+from rpo.runtime import VERSION
 from rpo.training.files import replacing
 from rpo.training.needs import need, quiet
 from rpo.training.policies import Source, open_policies
@@ -99,7 +99,7 @@ def _metadata(facts: PolicyFacts, seed: int, checkpoint: WhichCheckpoint) -> dic
         "action_names": json.dumps(facts.action_names),
         "action_units": json.dumps(facts.action_units),
         "control_period_seconds": repr(facts.control_dt),
-        "rpo_version": rpo.__version__,
+        "rpo_version": VERSION,
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from rpo import runtime
 from rpo.envs.base import Env
-from rpo.errors import CheckpointError, SettingsError, TrainingError, TrainingInterrupted
+from rpo.errors import CheckpointError, SettingsError, TrainingError, TrainingInterrupted, one_line
 from rpo.training import processes
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import (
@@ -41,7 +41,7 @@ from rpo.training.program import Program, Progressing
 from rpo.training.progress import Callback, Progress
 from rpo.training.run import Run
 from rpo.training.selection import Race
-from rpo.training.settings import Resolved, one_line, resolve
+from rpo.training.settings import Resolved, resolve
 from rpo.training.signals import noted_signals
 from rpo.training.task_check import broken_states
 

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from rpo import envs
 from rpo.algorithms.base import FinishedEpisodes
 from rpo.envs.base import Env, EnvSpec
-from rpo.errors import CheckpointError, RunError, SettingsError
+from rpo.errors import CheckpointError, RunError, SettingsError, one_line
 from rpo.nets import Actor
 from rpo.training import processes
 from rpo.training.origin import restore
@@ -32,7 +32,7 @@ from rpo.training.policy_file import (
 from rpo.training.program import Program, Progressing, Standing, standing
 from rpo.training.run import Run
 from rpo.training.selection import Race
-from rpo.training.settings import Resolved, make_env, one_line
+from rpo.training.settings import Resolved, make_env
 from rpo.training.task_files import is_task_file, load_task
 
 MOMENTS = 10

@@ -25,9 +25,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rpo.errors import RunError, SettingsError, TrainingError
+from rpo.errors import RunError, SettingsError, TrainingError, one_line
 from rpo.runtime import Processes
-from rpo.training.settings import Resolved, one_line
+from rpo.training.settings import Resolved
 
 T = TypeVar("T")
 

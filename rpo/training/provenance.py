@@ -17,8 +17,7 @@ from typing import Any
 
 import jax
 
-import rpo
-from rpo.runtime import usable_cores
+from rpo.runtime import VERSION, usable_cores
 
 PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "orbax-checkpoint", "mujoco")
 
@@ -48,7 +47,7 @@ def provenance() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what its numbers depend on."""
-    found = {"python": platform.python_version(), "rpo-jax": rpo.__version__}
+    found = {"python": platform.python_version(), "rpo-jax": VERSION}
     return found | {package: importlib.metadata.version(package) for package in PACKAGES}
 
 

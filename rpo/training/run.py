@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 
 from rpo.envs import names
 from rpo.envs.base import Env
-from rpo.errors import RunError, SettingsError
+from rpo.errors import RunError, SettingsError, one_line
 from rpo.training.metrics import Table, read_metrics
 from rpo.training.provenance import provenance
 from rpo.training.run_files import (
@@ -41,7 +41,7 @@ from rpo.training.run_files import (
     write_json,
 )
 from rpo.training.selection import Race
-from rpo.training.settings import Resolved, RunSettings, config_from, make_env, one_line
+from rpo.training.settings import Resolved, RunSettings, config_from, make_env
 from rpo.training.task_files import is_task_file, load_task, parse_task_file, trusted_task
 from rpo.training.typed import typed
 

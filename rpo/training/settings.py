@@ -10,7 +10,7 @@ import jax
 
 from rpo import algorithms, envs
 from rpo.envs.base import Env
-from rpo.errors import SettingsError, suggestion
+from rpo.errors import SettingsError, one_line, suggestion
 from rpo.training.presets import preset_candidates, preset_settings
 from rpo.training.task_check import check_env
 from rpo.training.task_files import is_task_file, load_task
@@ -210,11 +210,6 @@ def config_from(algorithm: str, stored: Mapping[str, Any]) -> Any:
     """
     config_class = algorithms.config_class(algorithm)
     return config_class(**typed(config_class, stored))
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks."""
-    return " ".join(str(error).split())
 
 
 def _sort(

@@ -11,8 +11,8 @@ import pytest
 
 import rpo.envs
 from rpo.envs import EnvState
+from rpo.envs.gradient_check import Comparison, compare_step, random_states
 from rpo.envs.locomotion import LocomotionEnv, RobotState
-from rpo.report.gradients import Comparison, compare_step, random_states
 
 RANDOM = "on random trajectories"
 COUNTS = {

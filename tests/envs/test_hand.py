@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.recordings import hand as hand_parity
 from rpo.envs.hand import HandState
 from rpo.envs.registry import make
 from rpo.physics.diagnostics import mass_matrix
-from rpo.report import hand_parity
 from tests.reference import hand_path
 
 

@@ -23,7 +23,7 @@ from rpo.envs import EnvSpec
 from rpo.errors import RunError, SettingsError
 from rpo.physics.mjcf import load_mjcf, load_urdf
 from rpo.physics.model import Model
-from rpo.report.curves import curves_of
+from rpo.show.curves import curves_of
 from rpo.training import Run
 from rpo.training.checkpoint import restore_last, save_checkpoint
 from rpo.training.evaluation import Evaluation, store_evaluation

@@ -13,10 +13,7 @@ from rpo.errors import RunError
 from rpo.nets import Actor, TanhGaussianPolicy, new_normalizer
 from rpo.training.policy_file import Network, PolicyFacts, PolicyFile, write_policy_file
 from rpo.training.settings import make_env
-from tests.training.conftest import compilation_cache
 from tests.training.fakes import PENDULUM
-
-__all__ = ["compilation_cache"]
 
 
 def untrained(task: str, seeds: tuple[int, ...] = (0, 1), **settings: object) -> PolicyFile:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,15 +8,6 @@ import pytest
 import rpo
 from rpo.training import Run
 from tests.training.fakes import PENDULUM, TINY
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keeps compiled programs for this session only, also those of child processes."""
-    directory = tmp_path_factory.mktemp("compiled")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(directory))
-        yield directory
 
 
 @pytest.fixture(scope="session")

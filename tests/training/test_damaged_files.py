@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rpo.errors import CheckpointError, RunError
-from rpo.report.curves import plot_runs
+from rpo.show.curves import plot_runs
 from rpo.training import Run, checkpoint
 from rpo.training.checkpoint import restore_checkpoint, restore_last, save_checkpoint
 from rpo.training.evaluation import Evaluation, store_evaluation

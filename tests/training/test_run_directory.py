@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 import rpo
 from rpo import cli
-from rpo.report.curves import band, curves_of, plot_runs
+from rpo.show.curves import band, curves_of, plot_runs
 from rpo.training import Progress, Run, RunError
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, Countdown
 

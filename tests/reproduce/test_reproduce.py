@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from rpo import cli
-from rpo.report import cells
-from rpo.report.cells import Cell, Plan, State, make_plan
-from rpo.report.executors import LocalExecutor, Result
-from rpo.report.reproduce import dry_run, reproduce
+from rpo.reproduce import cells
+from rpo.reproduce.cells import Cell, Plan, State, make_plan
+from rpo.reproduce.executors import LocalExecutor, Result
+from rpo.reproduce.run import dry_run, reproduce
 from rpo.training import Run, RunError
-from tests.report.conftest import MODES, TINY, write_run
+from tests.reproduce.conftest import MODES, TINY, write_run
 from tests.training.fakes import PENDULUM
 
 SCORES = {mode: [1.0, 2.0] for mode in MODES}
@@ -257,10 +257,10 @@ def test_interruption_saves_the_cell_and_stops(plan_pair, tmp_path: Path) -> Non
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from rpo.report import cells\n"
-        "from rpo.report.executors import LocalExecutor\n"
-        "from rpo.report.reproduce import reproduce\n"
-        "from tests.report.conftest import PAIR, TINY\n"
+        "from rpo.reproduce import cells\n"
+        "from rpo.reproduce.executors import LocalExecutor\n"
+        "from rpo.reproduce.run import reproduce\n"
+        "from tests.reproduce.conftest import PAIR, TINY\n"
         "import dataclasses\n"
         "cells.TARGETS['pair'] = PAIR\n"
         "cells.BUDGETS['tiny'] = dataclasses.replace(TINY, steps={'': 64 * 20_000})\n"
@@ -338,7 +338,7 @@ def test_status_is_1_if_a_cell_failed(plan_pair, capsys) -> None:
 def test_without_rliable_nothing_is_trained(monkeypatch, tmp_path, capsys) -> None:
     from rpo.cli import main
 
-    monkeypatch.setattr("rpo.report.command.find_spec", lambda name: None)
+    monkeypatch.setattr("rpo.reproduce.command.find_spec", lambda name: None)
     status = main(["reproduce", "table1", "--output", str(tmp_path / "out")])
     assert status == 2
     assert "statistics need rliable" in capsys.readouterr().err

@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rpo.report.targets import TARGETS
+from rpo.errors import one_line
+from rpo.reproduce.targets import TARGETS
 from rpo.training import RunError
 from rpo.training.provenance import hardware, versions
-from rpo.training.settings import one_line
 
 PAGE = "index.html"
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rpo.report.cells import Cell, Plan, State
-from rpo.report.estimates import Measurements, describe
-from rpo.report.executors import Executor, Result
+from rpo.errors import one_line
+from rpo.reproduce.cells import Cell, Plan, State
+from rpo.reproduce.estimates import Measurements, describe
+from rpo.reproduce.executors import Executor, Result
 from rpo.training import Run, RunError, SettingsError
-from rpo.training.settings import one_line
 
 MEASURED = Path("results")
 """Where committed evidence lies, beside the output directory."""
@@ -74,8 +74,8 @@ def reproduce(plan: Plan, executor: Executor, say: Say = print) -> Outcome:
         KeyboardInterrupt: if interrupted; the same plan continues.
         OSError: if something cannot be written.
     """
-    from rpo.report.page import write_page
-    from rpo.report.tables import write_report
+    from rpo.reproduce.page import write_page
+    from rpo.reproduce.tables import write_report
 
     _announce(plan, say)
     failed: dict[str, str] = {}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rpo.report import cells
-from rpo.report.cells import Cell, Plan, make_plan
-from rpo.report.targets import CURVES, LARGEST_RATIO, RPO, SHAC, Budget, Target
+from rpo.reproduce import cells
+from rpo.reproduce.cells import Cell, Plan, make_plan
+from rpo.reproduce.targets import CURVES, LARGEST_RATIO, RPO, SHAC, Budget, Target
 from rpo.training import Run
 from rpo.training.run_files import write_json
 from tests.training.fakes import PENDULUM
@@ -32,14 +32,6 @@ TINY = Budget(
         "rpo": {"actor_epochs": 4},
     },
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Keeps compiled programs for this session only, also those of child processes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        yield
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rpo.envs.reference import vector_from_reference
 from rpo.physics.model import JointType, Model
+
+from .coordinates import vector_from_reference
 
 Floats = NDArray[np.float64]
 Constants = dict[str, Floats]

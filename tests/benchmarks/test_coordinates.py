@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rpo.envs.reference import (
+from benchmarks.recordings.coordinates import (
     state_from_reference,
     state_to_reference,
     vector_from_reference,

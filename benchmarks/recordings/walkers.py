@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from rpo.envs.base import clip_action
 from rpo.envs.locomotion import LocomotionEnv, LocomotionSettings, RobotState
-from rpo.envs.reference import BaseKind, state_from_reference, state_to_reference
 from rpo.envs.registry import make, names, settings_class
-from rpo.report.parity_constants import constants_of_model, constants_of_recording
+
+from .constants import constants_of_model, constants_of_recording
+from .coordinates import BaseKind, state_from_reference, state_to_reference
 
 Floats = NDArray[np.floating]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rpo import algorithms, envs
-from rpo.report.cells import make_plan
-from rpo.report.targets import BUDGETS, TARGETS
+from rpo.reproduce.cells import make_plan
+from rpo.reproduce.targets import BUDGETS, TARGETS
 from rpo.training import SettingsError
 
 

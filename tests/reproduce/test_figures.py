@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rpo.report import cells
-from rpo.report.cells import Plan, make_plan
-from rpo.report.curves import Curve
-from rpo.report.figures import draw, largest_fall, series, smoothed
-from rpo.report.page import write_page
-from rpo.report.tables import markdown_table, rows_of, write_report
-from rpo.report.targets import (
+from rpo.reproduce import cells
+from rpo.reproduce.cells import Plan, make_plan
+from rpo.reproduce.figures import draw, largest_fall, series, smoothed
+from rpo.reproduce.page import write_page
+from rpo.reproduce.tables import markdown_table, rows_of, write_report
+from rpo.reproduce.targets import (
     LARGEST_RATIO,
     RETURN,
     RETURN_OVER_SECONDS,
@@ -30,8 +29,9 @@ from rpo.report.targets import (
     UPDATE_KL,
     Target,
 )
+from rpo.show.curves import Curve
 from rpo.training import Run, RunError
-from tests.report.conftest import write_run
+from tests.reproduce.conftest import write_run
 from tests.training.fakes import PENDULUM
 
 

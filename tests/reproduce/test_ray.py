@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from rpo.report import cells
-from rpo.report.cells import State
-from rpo.report.executors import RayExecutor, make_executor
+from rpo.reproduce import cells
+from rpo.reproduce.cells import State
+from rpo.reproduce.executors import RayExecutor, make_executor
 from rpo.training import Run, SettingsError
-from tests.report.conftest import TINY
+from tests.reproduce.conftest import TINY
 from tests.training.fakes import PENDULUM
 
 
@@ -87,10 +87,10 @@ def test_a_killed_workers_cell_is_tried_again_from_its_checkpoint(
 REPRODUCE = """
 import dataclasses, sys
 from pathlib import Path
-from rpo.report import cells
-from rpo.report.executors import RayExecutor
-from rpo.report.reproduce import reproduce
-from tests.report.conftest import PAIR, TINY
+from rpo.reproduce import cells
+from rpo.reproduce.executors import RayExecutor
+from rpo.reproduce.run import reproduce
+from tests.reproduce.conftest import PAIR, TINY
 
 cells.TARGETS["pair"] = PAIR
 cells.BUDGETS["tiny"] = dataclasses.replace(TINY, steps={"": 64 * 200_000})

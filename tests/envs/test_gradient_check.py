@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rpo.envs import EnvSpec, EnvState, EpisodicEnv
-from rpo.report.gradients import check_gradients, compare_step
+from rpo.envs.gradient_check import check_gradients, compare_step
 
 
 class Slope(EpisodicEnv):

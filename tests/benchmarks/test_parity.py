@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rpo.report import parity
+from benchmarks.recordings import walkers as parity
 from tests.reference import RECORDINGS, reference_path
 
 CHEAP = ("constants", "observations", "rewards")

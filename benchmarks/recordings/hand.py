@@ -24,7 +24,8 @@ from rpo.envs.hand import Hand, HandState
 from rpo.envs.hand_model import JOINTS
 from rpo.envs.registry import make
 from rpo.physics.topology import quaternion_matrix
-from rpo.report.parity import Measurement
+
+from .walkers import Measurement
 
 Floats = NDArray[np.floating]
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator
 
-from rpo.report.cells import Plan
-from rpo.report.curves import COLORS, Curve, band
-from rpo.report.targets import RETURN, Panel
+from rpo.reproduce.cells import Plan
+from rpo.reproduce.targets import RETURN, Panel
+from rpo.show.curves import COLORS, Curve, band
 from rpo.training import Run
 
 STYLES = ("-", "--", ":")

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import tyro
 
 from rpo.errors import SettingsError
-from rpo.report.cells import make_plan
-from rpo.report.executors import make_executor
-from rpo.report.reproduce import dry_run, reproduce
+from rpo.reproduce.cells import make_plan
+from rpo.reproduce.executors import make_executor
+from rpo.reproduce.run import dry_run, reproduce
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Where cells are trained: one after the other on this machine, or on a Ray cluster.
 
-Either way a cell is the ordinary command `rpo train`, in its run directory, and what is left of a
-cell that was killed is continued from its last checkpoint.
+Either way a cell is an ordinary training in its run directory, and what is left of one that was
+killed is continued from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
 import re
 import signal
@@ -20,10 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rpo.report.cells import Cell
+from rpo.errors import one_line
+from rpo.reproduce.cells import Cell
 from rpo.runtime import DEVICES_VARIABLE
-from rpo.training import Run, SettingsError
-from rpo.training.settings import one_line
+from rpo.training import Run, SettingsError, TrainingInterrupted
 from rpo.training.signals import noted_signals
 
 STOP_SECONDS = 20.0
@@ -254,16 +253,13 @@ def train_here(cell: Cell, directory: str) -> str | None:
     Returns:
         one line on what went wrong, None if nothing.
     """
-    from rpo import cli
-
     if os.path.isdir(directory):
         os.chdir(directory)
-    complaint = io.StringIO()
-    with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
-        status = cli.main(cell.arguments())
-    if status == 0:
-        return None
-    return f"{_complaint(complaint.getvalue())} (exit status {status})"
+    try:
+        cell.train()
+    except (Exception, TrainingInterrupted) as error:
+        return one_line(error)
+    return None
 
 
 def make_executor(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from rpo.report.statistics import probability_of_improvement, summarize
+from rpo.reproduce.statistics import probability_of_improvement, summarize
 
 
 def test_mean_std_and_interquartile_mean_of_known_scores() -> None:

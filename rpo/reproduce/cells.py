@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rpo.errors import suggestion
-from rpo.report.targets import BUDGETS, TARGETS, Budget, Target, Variant
-from rpo.training import Run, RunError, SettingsError
+from rpo.reproduce.targets import BUDGETS, TARGETS, Budget, Target, Variant
+from rpo.show import draw_curve
+from rpo.training import Run, RunError, SettingsError, train
+from rpo.training.provenance import running
 from rpo.training.settings import Resolved, resolve, task_settings_class
 from rpo.training.task_files import is_task_file
 
@@ -77,12 +79,37 @@ class Cell:
                 words += [f"--{flag}", *map(str, values)]
         return words
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to continue."""
+        return (self.path / "config.json").exists()
+
+    @property
+    def own_task(self) -> str | None:
+        """The user's file, which is named again to continue: it runs on his word only."""
+        return self.task if is_task_file(self.task) else None
+
     def arguments(self) -> list[str]:
         """Arguments of `rpo` that start the cell, or continue it."""
-        own = is_task_file(self.task)  # its file is named again, on the user's word
-        if (self.path / "config.json").exists():
-            return ["train", *([self.task] if own else []), "--resume", str(self.path)]
+        if self.begun:
+            own = [] if self.own_task is None else [self.own_task]
+            return ["train", *own, "--resume", str(self.path)]
         return self.train_arguments()
+
+    def train(self) -> Run:
+        """Trains it in this process, from the start or from where it was interrupted.
+
+        Raises:
+            Whatever `rpo.training.train` does.
+        """
+        with running(["rpo", *self.arguments()]):
+            quiet: dict[str, Any] = {"callbacks": [draw_curve], "verbose": False}
+            if self.begun:
+                return train(self.own_task, resume=self.path, **quiet)
+            settings = self.settings | quiet
+            return train(
+                self.task, self.algorithm, preset=self.preset, run_dir=self.path, **settings
+            )
 
     def command(self) -> str:
         """What a person would type to start it."""
@@ -95,13 +122,12 @@ class Cell:
             RunError: if its directory holds something else, such as a run with other settings.
             SettingsError: if a setting is unknown or out of range.
         """
-        if not (self.path / "config.json").exists():
+        if not self.begun:
             self._clear_remains()
             return State.NEW
         run = Run.load(self.path)
         asked = self.resolved()
-        own = self.task if is_task_file(self.task) else None
-        different = differences(run.resolved(own), asked)
+        different = differences(run.resolved(self.own_task), asked)
         if different:
             raise RunError(
                 f"{self.path} holds a run with other settings ({', '.join(different)}); "

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from rpo.report.cells import Plan
-from rpo.report.statistics import Estimate, Summary, probability_of_improvement, summarize
+from rpo.reproduce.cells import Plan
+from rpo.reproduce.statistics import Estimate, Summary, probability_of_improvement, summarize
 from rpo.training import Run, RunError
 from rpo.training.run_files import write_json
 
@@ -201,7 +201,7 @@ def write_report(plan: Plan, finished: Mapping[str, Run], failed: Mapping[str, s
         RunError: if a run's results cannot be read.
         OSError: if something cannot be written.
     """
-    from rpo.report.figures import draw
+    from rpo.reproduce.figures import draw
 
     plan.report.mkdir(parents=True, exist_ok=True)
     rows = rows_of(plan, finished)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rpo.report.cells import Cell, State
+from rpo.reproduce.cells import Cell, State
 from rpo.training import Run, RunError
 from rpo.training.logging import duration
 from rpo.training.provenance import hardware

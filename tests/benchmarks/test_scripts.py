@@ -19,7 +19,7 @@ from rpo.algorithms import make
 from rpo.training.settings import resolve
 from tests.training.fakes import PENDULUM
 
-DIRECTORY = Path(__file__).parents[1] / "benchmarks"
+DIRECTORY = Path(__file__).parents[2] / "benchmarks"
 
 
 def load(name: str) -> Any:

@@ -1,1 +1,0 @@
-"""What is told about a robot or a run: checks, curves, tables."""
