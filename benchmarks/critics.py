@@ -51,16 +51,10 @@ def reference_critics(algorithm, env, state, key, iterations):
         coefficient = learner.entropy_coefficient(state)
         target = learner.value_target(segment, rollout.auxiliary, coefficient)
         observation = state.normalizer(segment.observation)
-        critics, optimizer, _ = learner.train_critics(
-            state, observation, target, jax.random.key_data(fit_key)
-        )
-        state = dataclasses.replace(
-            state,
-            environments=rollout.environments,
-            critics=critics,
-            critic_optimizer=optimizer,
-        )
-        return state, None
+        state = dataclasses.replace(state, environments=rollout.environments)
+        return learner.train_critics(state, observation, target, jax.random.key_data(fit_key))[
+            0
+        ], None
 
     keys = jax.random.split(jax.random.fold_in(jax.random.key(7), state.iteration), iterations)
     state, _ = jax.lax.scan(step, state, keys)

@@ -14,9 +14,10 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from rpo.algorithms.devices import gather_environments
+from rpo.algorithms.keys import StartKeys
 from rpo.algorithms.optimizer import OptimizerState
 from rpo.envs.base import Env, EnvState
-from rpo.nets import GaussianPolicy, Normalizer
+from rpo.nets import GaussianPolicy, Normalizer, new_normalizer
 
 EPISODE_WINDOW = 100
 """Number of finished episodes behind the reported return and length."""
@@ -75,6 +76,48 @@ class Environments(eqx.Module):
         }
 
 
+class Steps(eqx.Module):
+    """What learning needs of every step. Every leaf leads with (steps, environments).
+
+    Args:
+        observation: acted on, as the environment gave it.
+        action: given to the environment, which clips it to [-1, 1]; in a `Segment` before
+            squashing.
+        reward: of the step.
+        terminated: the episode ended by itself.
+        truncated: the episode hit the time limit.
+        final_observation: that the step led to, before any reset.
+    """
+
+    observation: Float[Array, "steps envs observation"]
+    action: Float[Array, "steps envs action"]
+    reward: Float[Array, "steps envs"]
+    terminated: Bool[Array, "steps envs"]
+    truncated: Bool[Array, "steps envs"]
+    final_observation: Float[Array, "steps envs observation"]
+
+    @property
+    def ended(self) -> Bool[Array, "steps envs"]:
+        """The episode ended, one way or the other."""
+        return self.terminated | self.truncated
+
+
+class Experience(Steps):
+    """What acting records.
+
+    Args:
+        non_finite: the environment diverged and was reset.
+        episode_return: of the current episode up to and including this step.
+        episode_length: the same in steps.
+        report: what the task reports of the current episode, by name.
+    """
+
+    non_finite: Bool[Array, "steps envs"]
+    episode_return: Float[Array, "steps envs"]
+    episode_length: Int[Array, "steps envs"]
+    report: dict[str, Float[Array, "steps envs"]]
+
+
 class FinishedEpisodes(eqx.Module):
     """Ring buffer of the latest finished episodes.
 
@@ -90,20 +133,15 @@ class FinishedEpisodes(eqx.Module):
     count: Int[Array, ""]
     reports: dict[str, Float[Array, " window"]]
 
-    def add(
-        self,
-        ended: Bool[Array, "steps envs"],
-        returns: Float[Array, "steps envs"],
-        lengths: Int[Array, "steps envs"],
-        reports: dict[str, Float[Array, "steps envs"]],
-        axis: str | None,
-    ) -> FinishedEpisodes:
+    def add(self, experience: Experience, axis: str | None) -> FinishedEpisodes:
         """Appends the episodes that ended, in the order of time, then of environments.
 
         Those without a finite return, which were not seen from their start, are left out.
         """
+        x = experience
         ended, returns, lengths, reports = jax.tree.map(
-            lambda x: gather_environments(x, axis).ravel(), (ended, returns, lengths, reports)
+            lambda values: gather_environments(values, axis).ravel(),
+            (x.ended, x.episode_return, x.episode_length, x.report),
         )
         window = self.returns.shape[0]
         ended = ended & jnp.isfinite(returns)
@@ -237,11 +275,32 @@ class Algorithm(eqx.Module):
         return partition
 
 
-def raw_key(key: Array) -> UInt32[Array, "2"]:
-    """The raw form of a raw or typed key."""
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(key)
-    return key
+def fresh_state(
+    env: Env,
+    config: Any,
+    keys: StartKeys,
+    *,
+    policy: GaussianPolicy,
+    critics: PyTree,
+    actor_optimizer: OptimizerState,
+    critic_optimizer: OptimizerState,
+    method: PyTree,
+) -> TrainState:
+    """The state before the first iteration; `config` is a `MethodConfig`."""
+    return TrainState(
+        environments=start_environments(
+            env, keys.environments, config.num_envs, stagger=config.stagger_episodes
+        ),
+        policy=policy,
+        critics=critics,
+        actor_optimizer=actor_optimizer,
+        critic_optimizer=critic_optimizer,
+        normalizer=new_normalizer(env.spec.observation_size),
+        episodes=no_episodes(env),
+        key=keys.run,
+        iteration=jnp.zeros((), jnp.int32),
+        method=method,
+    )
 
 
 def start_environments(
@@ -286,3 +345,8 @@ def require(condition: bool, message: str) -> None:
     """Raises ValueError with `message` unless `condition` holds; for settings."""
     if not condition:
         raise ValueError(message)
+
+
+def per_epoch(**values: Float[Array, " epochs"]) -> Metrics:
+    """A metric for each epoch, counted from one: `kl` becomes `kl_epoch_1`, `kl_epoch_2`, ..."""
+    return {f"{name}_epoch_{m + 1}": x[m] for name, x in values.items() for m in range(len(x))}

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt32
 
@@ -15,12 +14,10 @@ from rpo.algorithms.base import (
     Algorithm,
     Metrics,
     TrainState,
-    no_episodes,
-    raw_key,
+    fresh_state,
     require,
-    start_environments,
 )
-from rpo.algorithms.bounds import bound_action_gradients, bound_values, update_normalizer
+from rpo.algorithms.bounds import bound_action_gradients, bound_values
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.config import MethodConfig
 from rpo.algorithms.critic_training import fit_critics
@@ -30,24 +27,29 @@ from rpo.algorithms.devices import (
     environment_indices,
     environment_keys,
 )
+from rpo.algorithms.iteration import end_iteration, skipped_update_metrics
+from rpo.algorithms.keys import iteration_keys, start_keys
 from rpo.algorithms.optimizer import (
     SCHEDULES,
     Optimizer,
-    OptimizerState,
     Schedule,
     learning_rate_at,
 )
 from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
-from rpo.algorithms.surrogate import make_actor_batch, reward_with_entropy
+from rpo.algorithms.surrogate import (
+    ActorBatch,
+    divergence,
+    make_actor_batch,
+    reward_with_entropy,
+)
 from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
 from rpo.nets import (
     CRITICS,
     Critic,
-    StateValues,
+    GaussianPolicy,
     TanhGaussianPolicy,
-    new_normalizer,
     new_state_values,
 )
 
@@ -197,44 +199,57 @@ class FirstOrderAlgorithm(Algorithm):
 
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`."""
-        config, spec = self.config, env.spec
-        key = raw_key(key)
-        policy_key, critic_key, env_key, run_key = jax.random.split(key, 4)
+        config, spec, keys = self.config, env.spec, start_keys(key)
         policy = TanhGaussianPolicy(
-            spec.observation_size, spec.action_size, config.actor_hidden_sizes, policy_key
+            spec.observation_size, spec.action_size, config.actor_hidden_sizes, keys.policy
         )
         critics = new_state_values(
             spec.observation_size,
             config.critic_hidden_sizes,
             config.num_critics,
-            critic_key,
+            keys.critics,
             critic=config.critic,
             discount=config.discount,
         )
-        return TrainState(
-            environments=start_environments(
-                env, env_key, config.num_envs, stagger=config.stagger_episodes
-            ),
+        return fresh_state(
+            env,
+            config,
+            keys,
             policy=policy,
             critics=critics,
             actor_optimizer=self.optimizer.init(policy),
             critic_optimizer=self.optimizer.init(critics.networks),
-            normalizer=new_normalizer(spec.observation_size),
-            episodes=no_episodes(env),
-            key=run_key,
-            iteration=jnp.zeros((), jnp.int32),
             method=self.initial_method_state(),
         )
 
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
         """See `Algorithm.update`."""
+        config, keys = self.config, iteration_keys(state.key, state.iteration)
+        learning_rate = self.learning_rate(state)
+
+        rollout = self.rollout(env, state, keys.acting)
+        segment, observation = rollout.segment, state.normalizer(rollout.segment.observation)
+        metrics = self._rollout_metrics(rollout)
+        rollout, gradient_metrics = bound_action_gradients(
+            rollout, config.max_action_gradient_ratio, self.axis
+        )
+        target = self.value_target(segment, rollout.auxiliary, self.entropy_coefficient(state))
+        target, metrics["value_target_clip_fraction"] = bound_values(target, self.axis)
+
+        batch = self.make_batch(state, rollout, observation)
+        state = dataclasses.replace(state, environments=rollout.environments)
+        state, actor_metrics = self.update_actor(state, batch, learning_rate)
+        state, method_metrics = self.update_method_state(state, metrics["entropy"])
+        state, critic_metrics = self.train_critics(state, observation, target, keys.learning)
+
+        state, ending = end_iteration(state, segment, self.axis)
+        metrics |= gradient_metrics | actor_metrics | method_metrics | critic_metrics | ending
+        return state, metrics | {"learning_rate": learning_rate} | skipped_update_metrics(state)
+
+    def learning_rate(self, state: TrainState) -> Float[Array, ""]:
+        """Of the actor, in this iteration."""
         config = self.config
-        rollout_key, critic_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
-        coefficient = self.entropy_coefficient(state)
-        rollout = self.rollout(env, state, rollout_key)
-        segment = rollout.segment
-        observation = state.normalizer(segment.observation)
-        learning_rate = learning_rate_at(
+        return learning_rate_at(
             state.iteration,
             schedule=config.actor_learning_rate_schedule,
             initial=config.actor_learning_rate,
@@ -242,43 +257,13 @@ class FirstOrderAlgorithm(Algorithm):
             total_iterations=config.total_iterations,
             hold=config.actor_learning_rate_hold,
         )
-        metrics = self._rollout_metrics(rollout)
-        rollout, gradient_metrics = bound_action_gradients(
-            rollout, config.max_action_gradient_ratio, self.axis
-        )
-        target = self.value_target(segment, rollout.auxiliary, coefficient)
-        target, metrics["value_target_clip_fraction"] = bound_values(target, self.axis)
-        batch = self.make_batch(state, rollout, observation)
-
-        state = dataclasses.replace(state, environments=rollout.environments)
-        state, actor_metrics = self.update_actor(state, batch, learning_rate)
-        state, method_metrics = self.update_method_state(state, metrics["entropy"])
-        critics, critic_optimizer, critic_metrics = self.train_critics(
-            state, observation, target, critic_key
-        )
-        ended = segment.terminated | segment.truncated
-        state = dataclasses.replace(
-            state,
-            critics=critics,
-            critic_optimizer=critic_optimizer,
-            normalizer=update_normalizer(state.normalizer, segment.observation, self.axis),
-            episodes=state.episodes.add(
-                ended, segment.episode_return, segment.episode_length, segment.report, self.axis
-            ),
-            iteration=state.iteration + 1,
-        )
-        metrics |= (
-            gradient_metrics
-            | actor_metrics
-            | method_metrics
-            | critic_metrics
-            | state.episodes.metrics()
-        )
-        metrics |= {"learning_rate": learning_rate} | skipped_update_metrics(state)
-        return state, metrics
 
     def rollout(self, env: Env, state: TrainState, key: Array) -> Rollout:
-        """Rolls out the current policy; `auxiliary` is next_value (steps, envs, critics)."""
+        """Rolls out the current policy; `auxiliary` is next_value (steps, envs, critics).
+
+        What is differentiated is handed down as a function: the rollout works block by block, and
+        one block's forward and backward pass must follow each other while its data is in cache.
+        """
         coefficient = self.entropy_coefficient(state)
         local_envs = state.environments.episode_return.shape[0]
 
@@ -322,10 +307,10 @@ class FirstOrderAlgorithm(Algorithm):
         observation: Float[Array, "steps envs size"],
         target: Float[Array, "steps envs"],
         key: UInt32[Array, "2"],
-    ) -> tuple[StateValues, OptimizerState, Metrics]:
-        """All passes over the rollout; `observation` is normalised."""
+    ) -> tuple[TrainState, Metrics]:
+        """All passes of the critics over the rollout; `observation` is normalised."""
         config = self.config
-        return fit_critics(
+        critics, optimizer, metrics = fit_critics(
             state.critics,
             state.critic_optimizer,
             observation,
@@ -338,6 +323,7 @@ class FirstOrderAlgorithm(Algorithm):
             minibatches=config.critic_minibatches,
             axis=self.axis,
         )
+        return dataclasses.replace(state, critics=critics, critic_optimizer=optimizer), metrics
 
     def _rollout_metrics(self, rollout: Rollout) -> Metrics:
         segment = rollout.segment
@@ -355,13 +341,17 @@ class FirstOrderAlgorithm(Algorithm):
         return device_mean(means, self.axis) | device_sum(counts, self.axis)
 
 
-def skipped_update_metrics(state: TrainState) -> Metrics:
-    """How many parameter updates were not applied so far, and the longest current run of them."""
-    actor, critic = state.actor_optimizer, state.critic_optimizer
-    dtype = state.episodes.returns.dtype
-    counts = {
-        "actor_updates_skipped": actor.skipped,
-        "critic_updates_skipped": critic.skipped,
-        "updates_skipped_in_a_row": jnp.maximum(actor.skipped_in_a_row, critic.skipped_in_a_row),
-    }
-    return {name: count.astype(dtype) for name, count in counts.items()}
+def descend_once(
+    algorithm: FirstOrderAlgorithm,
+    state: TrainState,
+    batch: ActorBatch,
+    gradient: GaussianPolicy,
+    learning_rate: Float[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """One step of the actor against a gradient, and how far it moved the policy."""
+    policy, optimizer, norm = algorithm.optimizer.step(
+        state.policy, state.actor_optimizer, gradient, learning_rate
+    )
+    state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
+    kl = device_mean(divergence(policy, batch), algorithm.axis)
+    return state, {"actor_gradient_norm": norm, "kl_update": kl}

@@ -31,6 +31,7 @@ from rpo.algorithms.bounds import bound_values
 from rpo.algorithms.checks import require_ranges
 from rpo.algorithms.devices import device_max, device_mean, device_sum, standardize
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
+from rpo.algorithms.keys import iteration_keys
 from rpo.algorithms.mixture_ppo import PPOBatch, density_ratio, log_denominator, train_ppo
 from rpo.algorithms.optimizer import Optimizer, Schedule
 from rpo.algorithms.returns import generalized_advantage, step_discounts, td_lambda
@@ -322,8 +323,7 @@ class GIPPO(FirstOrderAlgorithm):
             ),
             advantage=standardize(batch.advantage, self.axis),
         )
-        # the third of three keys: the rollout and the critics use the first two
-        key = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)[2]
+        key = iteration_keys(state.key, state.iteration).further
         policy, optimizer_state = actor
         return train_ppo(
             (policy, optimizer_state.with_moments(state.method.ppo_moments)),

@@ -15,12 +15,11 @@ from jax import lax
 from jaxtyping import Array, Float, UInt32
 
 from rpo.algorithms.attempts import Actor, Outcome, Trained, attempt_until_better
-from rpo.algorithms.base import Metrics
+from rpo.algorithms.base import Metrics, per_epoch
 from rpo.algorithms.critic_training import shuffled_rows
 from rpo.algorithms.devices import device_max, device_mean, environment_indices
 from rpo.algorithms.optimizer import Optimizer
-from rpo.algorithms.ppo import clipped_objective
-from rpo.algorithms.surrogate import actor_gradient
+from rpo.algorithms.surrogate import actor_gradient, clipped_objective
 from rpo.nets import Gaussian, GaussianPolicy
 
 MAX_LOG_RATIO = 16.0
@@ -136,8 +135,6 @@ def train_ppo(
 
 def _epoch_metrics(steps: dict[str, Float[Array, " steps"]], epochs: int) -> Metrics:
     """Per-epoch divergence and largest ratio, and the rest as a mean over all steps."""
-    kl = steps.pop("kl").reshape(epochs, -1).mean(axis=1)
-    ratio_max = steps.pop("ratio_max").reshape(epochs, -1).max(axis=1)
-    metrics = {f"kl_epoch_{m + 1}": kl[m] for m in range(epochs)}
-    metrics |= {f"ratio_max_epoch_{m + 1}": ratio_max[m] for m in range(epochs)}
+    kl, ratio_max = (steps.pop(name).reshape(epochs, -1) for name in ("kl", "ratio_max"))
+    metrics = per_epoch(kl=kl.mean(axis=1), ratio_max=ratio_max.max(axis=1))
     return metrics | {name: value.mean() for name, value in steps.items()}

@@ -24,21 +24,16 @@ from jaxtyping import Array, Float, UInt32
 from rpo.algorithms.base import (
     Algorithm,
     Environments,
+    Experience,
     Metrics,
     TrainState,
-    no_episodes,
-    raw_key,
+    fresh_state,
+    per_epoch,
     require,
-    start_environments,
 )
 from rpo.algorithms.bounds import bound_values
 from rpo.algorithms.checks import require_ranges
-from rpo.algorithms.collection import (
-    Experience,
-    action_noise,
-    collect,
-    end_iteration,
-)
+from rpo.algorithms.collection import action_noise, collect
 from rpo.algorithms.config import MethodConfig
 from rpo.algorithms.critic_training import shuffled_rows
 from rpo.algorithms.devices import (
@@ -48,8 +43,11 @@ from rpo.algorithms.devices import (
     environment_keys,
     standardize,
 )
+from rpo.algorithms.iteration import end_iteration, skipped_update_metrics
+from rpo.algorithms.keys import iteration_keys, start_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
 from rpo.algorithms.returns import generalized_advantage
+from rpo.algorithms.surrogate import clipped_objective
 from rpo.envs.base import Env
 from rpo.nets import (
     ClippedGaussianPolicy,
@@ -134,13 +132,6 @@ class PPOConfig(MethodConfig):
         )
 
 
-def clipped_objective(
-    ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], clip: float
-) -> Float[Array, "*batch"]:
-    """min(rho * A, clip(rho, 1 - c, 1 + c) * A) (Schulman et al., eq. 7), to be maximised."""
-    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
-
-
 def bound_loss(mean: Float[Array, "*batch action"], limit: float) -> Float[Array, "*batch"]:
     """Squared excess of |mean| over `limit`, summed; zero for means in tanh's range and 1.1."""
     return jnp.sum(jnp.maximum(jnp.abs(mean) - limit, 0) ** 2, axis=-1)
@@ -223,27 +214,22 @@ class PPO(Algorithm):
 
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`. The state of the only optimiser is `actor_optimizer`."""
-        config, spec = self.config, env.spec
-        policy_key, critic_key, env_key, run_key = jax.random.split(raw_key(key), 4)
+        config, spec, keys = self.config, env.spec, start_keys(key)
         policy = ClippedGaussianPolicy(
-            spec.observation_size, spec.action_size, config.actor_hidden_sizes, policy_key
+            spec.observation_size, spec.action_size, config.actor_hidden_sizes, keys.policy
         )
         critics = CriticEnsemble(
-            spec.observation_size, config.critic_hidden_sizes, 1, critic_key, gain=math.sqrt(2)
+            spec.observation_size, config.critic_hidden_sizes, 1, keys.critics, gain=math.sqrt(2)
         )
         dtype = jax.dtypes.canonicalize_dtype(float)
-        return TrainState(
-            environments=start_environments(
-                env, env_key, config.num_envs, stagger=config.stagger_episodes
-            ),
+        return fresh_state(
+            env,
+            config,
+            keys,
             policy=policy,
             critics=critics,
             actor_optimizer=self.optimizer.init(Networks(policy, critics)),
             critic_optimizer=self.optimizer.init(()),
-            normalizer=new_normalizer(spec.observation_size),
-            episodes=no_episodes(env),
-            key=run_key,
-            iteration=jnp.zeros((), jnp.int32),
             method=PPOState(new_normalizer(1), jnp.asarray(config.learning_rate, dtype)),
         )
 
@@ -255,15 +241,15 @@ class PPO(Algorithm):
 
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
         """See `Algorithm.update`."""
-        collect_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
-        environments, experience = self.collect(env, state, collect_key)
+        keys = iteration_keys(state.key, state.iteration)
+        environments, experience = self.collect(env, state, keys.acting)
         batch, value_normalizer, metrics = self.make_batch(state, experience)
         method = PPOState(value_normalizer, state.method.learning_rate)
         state = dataclasses.replace(state, environments=environments, method=method)
-        state, learning_metrics = self.learn(state, batch, shuffle_key)
-        state, iteration_metrics = end_iteration(state, experience, self.axis)
+        state, learning_metrics = self.learn(state, batch, keys.learning)
+        state, ending = end_iteration(state, experience, self.axis)
         metrics |= {"learning_rate": method.learning_rate}
-        return state, metrics | learning_metrics | iteration_metrics
+        return state, metrics | learning_metrics | ending | skipped_update_metrics(state)
 
     def collect(
         self, env: Env, state: TrainState, key: UInt32[Array, "2"]
@@ -405,8 +391,5 @@ class PPO(Algorithm):
 
 def _epoch_metrics(epochs: dict[str, Float[Array, " epochs"]]) -> Metrics:
     """Per-epoch divergence and largest ratio, and the rest as a mean over epochs."""
-    metrics: Metrics = {}
-    for name in ("kl", "ratio_max"):
-        values = epochs.pop(name)
-        metrics |= {f"{name}_epoch_{m + 1}": values[m] for m in range(values.shape[0])}
+    metrics = per_epoch(kl=epochs.pop("kl"), ratio_max=epochs.pop("ratio_max"))
     return metrics | {name: values.mean() for name, values in epochs.items()}

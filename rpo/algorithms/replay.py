@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from rpo.algorithms.collection import Experience
-
-
-class Steps(eqx.Module):
-    """Stored steps. Every leaf leads with (capacity, environments); fields as in `Experience`."""
-
-    observation: Float[Array, "capacity envs observation"]
-    action: Float[Array, "capacity envs action"]
-    reward: Float[Array, "capacity envs"]
-    terminated: Bool[Array, "capacity envs"]
-    truncated: Bool[Array, "capacity envs"]
-    final_observation: Float[Array, "capacity envs observation"]
+from rpo.algorithms.base import Experience, Steps
 
 
 class Windows(eqx.Module):
@@ -44,7 +35,7 @@ class Replay(eqx.Module):
     """Ring buffer: row t % capacity holds step t of every environment.
 
     Args:
-        steps: what is stored.
+        steps: what is stored, (capacity, environments).
         written: steps per environment since the start of the run.
     """
 
@@ -67,14 +58,7 @@ class Replay(eqx.Module):
         if self.capacity % rows:
             raise ValueError(f"{rows} steps do not divide the capacity of {self.capacity}")
         start = self.written % self.capacity
-        fresh = Steps(
-            observation=experience.observation,
-            action=experience.action,
-            reward=experience.reward,
-            terminated=experience.terminated,
-            truncated=experience.truncated,
-            final_observation=experience.final_observation,
-        )
+        fresh = Steps(**{f.name: getattr(experience, f.name) for f in dataclasses.fields(Steps)})
         steps = jax.tree.map(lambda old, new: _write(old, new, start), self.steps, fresh)
         return Replay(steps, self.written + rows)
 

@@ -13,9 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, PyTree, UInt32
 
-from rpo.algorithms.base import Environments
+from rpo.algorithms.base import Environments, Experience
 from rpo.algorithms.chunks import largest_divisor
 from rpo.envs.base import Env
 from rpo.nets import Gaussian, GaussianPolicy, Normalizer
@@ -23,38 +23,18 @@ from rpo.nets import Gaussian, GaussianPolicy, Normalizer
 T = TypeVar("T")
 
 
-class Segment(eqx.Module):
-    """What a rollout records. Every leaf leads with (steps, environments).
+class Segment(Experience):
+    """What a rollout records.
 
     Args:
-        observation: acted on, as the environment gave it.
-        action: u, before squashing.
-        distribution: that u was drawn from.
+        distribution: that the action u, before squashing, was drawn from.
         entropy_noise: behind the entropy sample.
         entropy: one-sample estimate of the squashed policy's entropy, in nats.
-        reward: of the step.
-        terminated: the episode ended by itself.
-        truncated: the episode hit the time limit.
-        final_observation: that the step led to, before any reset.
-        non_finite: the environment diverged and was reset.
-        episode_return: of the current episode up to and including this step.
-        episode_length: the same in steps.
-        report: what the task reports of the current episode, by name.
     """
 
-    observation: Float[Array, "steps envs observation"]
-    action: Float[Array, "steps envs action"]
     distribution: Gaussian
     entropy_noise: Float[Array, "steps envs action"]
     entropy: Float[Array, "steps envs"]
-    reward: Float[Array, "steps envs"]
-    terminated: Bool[Array, "steps envs"]
-    truncated: Bool[Array, "steps envs"]
-    final_observation: Float[Array, "steps envs observation"]
-    non_finite: Bool[Array, "steps envs"]
-    episode_return: Float[Array, "steps envs"]
-    episode_length: Int[Array, "steps envs"]
-    report: dict[str, Float[Array, "steps envs"]]
 
 
 Objective = Callable[[Segment], tuple[Float[Array, " envs"], PyTree]]

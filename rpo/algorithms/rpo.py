@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rpo.algorithms.base import Metrics, TrainState, require
+from rpo.algorithms.base import Metrics, TrainState, per_epoch, require
 from rpo.algorithms.devices import device_max, device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState, Schedule
@@ -136,8 +136,6 @@ class RPO(FirstOrderAlgorithm):
 
 def _epoch_metrics(epochs: dict[str, Float[Array, " epochs"]]) -> Metrics:
     """Per-epoch KL and largest ratio, and the share of samples that epochs 2 to M kept."""
-    count = epochs["kl"].shape[0]
-    metrics = {f"kl_epoch_{m + 1}": epochs["kl"][m] for m in range(count)}
-    metrics |= {f"ratio_max_epoch_{m + 1}": epochs["ratio_max"][m] for m in range(count)}
-    kept = epochs["kept"][1:] if count > 1 else epochs["kept"]
+    kept = epochs["kept"][1:] if len(epochs["kept"]) > 1 else epochs["kept"]
+    metrics = per_epoch(kl=epochs["kl"], ratio_max=epochs["ratio_max"])
     return metrics | {"effective_sample_ratio": kept.mean()}

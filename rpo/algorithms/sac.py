@@ -27,28 +27,24 @@ from jaxtyping import Array, Float, Int, UInt32
 from rpo.algorithms.base import (
     Algorithm,
     Environments,
+    Experience,
     Metrics,
     TrainState,
-    no_episodes,
-    raw_key,
+    fresh_state,
     require,
-    start_environments,
 )
 from rpo.algorithms.bounds import bound_values
 from rpo.algorithms.checks import require_ranges
-from rpo.algorithms.collection import (
-    Experience,
-    action_noise,
-    collect,
-    end_iteration,
-)
+from rpo.algorithms.collection import action_noise, collect
 from rpo.algorithms.config import MethodConfig
 from rpo.algorithms.devices import device_mean, environment_indices, environment_keys
+from rpo.algorithms.iteration import end_iteration, skipped_update_metrics
+from rpo.algorithms.keys import iteration_keys, start_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
 from rpo.algorithms.replay import Replay, Windows, empty_replay
-from rpo.algorithms.sapo import Temperature
+from rpo.algorithms.temperature import Temperature, new_temperature, target_entropy
 from rpo.envs.base import Env
-from rpo.nets import CriticEnsemble, GaussianPolicy, Normalizer, TanhGaussianPolicy, new_normalizer
+from rpo.nets import CriticEnsemble, GaussianPolicy, Normalizer, TanhGaussianPolicy
 
 LEARNING_METRICS = (
     *("value", "value_loss", "entropy", "std", "temperature"),
@@ -191,29 +187,22 @@ class SAC(Algorithm):
 
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`."""
-        config, spec = self.config, env.spec
+        config, spec, keys = self.config, env.spec, start_keys(key)
         sizes = (spec.observation_size, spec.action_size)
-        policy_key, critic_key, env_key, run_key = jax.random.split(raw_key(key), 4)
-        policy = TanhGaussianPolicy(*sizes, config.actor_hidden_sizes, policy_key)
-        critics = CriticEnsemble(sum(sizes), config.critic_hidden_sizes, 2, critic_key)
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        log_alpha = jnp.asarray(math.log(config.initial_temperature), dtype)
-        return TrainState(
-            environments=start_environments(
-                env, env_key, config.num_envs, stagger=config.stagger_episodes
-            ),
+        policy = TanhGaussianPolicy(*sizes, config.actor_hidden_sizes, keys.policy)
+        critics = CriticEnsemble(sum(sizes), config.critic_hidden_sizes, 2, keys.critics)
+        return fresh_state(
+            env,
+            config,
+            keys,
             policy=policy,
             critics=critics,
             actor_optimizer=self.optimizer.init(policy),
             critic_optimizer=self.optimizer.init(critics),
-            normalizer=new_normalizer(spec.observation_size),
-            episodes=no_episodes(env),
-            key=run_key,
-            iteration=jnp.zeros((), jnp.int32),
             method=SACState(
                 # buffers of its own: training loops reuse the memory of their argument
                 target_critics=jax.tree.map(jnp.copy, critics),
-                temperature=Temperature(log_alpha, self.optimizer.init(log_alpha)),
+                temperature=new_temperature(config.initial_temperature, self.optimizer),
                 replay=empty_replay(config.replay_steps, config.num_envs, *sizes),
             ),
         )
@@ -236,9 +225,8 @@ class SAC(Algorithm):
 
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
         """See `Algorithm.update`."""
-        config = self.config
-        collect_key, learn_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
-        environments, experience = self.collect(env, state, collect_key)
+        config, keys = self.config, iteration_keys(state.key, state.iteration)
+        environments, experience = self.collect(env, state, keys.acting)
         replay = state.method.replay.add(experience)
         learner = Learner(
             state.policy,
@@ -253,8 +241,8 @@ class SAC(Algorithm):
             def step(learner: Learner, key: Array) -> tuple[Learner, Metrics]:
                 return self.learn(learner, replay, state.normalizer, key)
 
-            keys = jax.random.split(learn_key, config.gradient_steps)
-            learner, metrics = lax.scan(step, learner, keys)
+            step_keys = jax.random.split(keys.learning, config.gradient_steps)
+            learner, metrics = lax.scan(step, learner, step_keys)
             return learner, {name: values.mean() for name, values in metrics.items()}
 
         def wait(learner: Learner) -> tuple[Learner, Metrics]:
@@ -272,8 +260,8 @@ class SAC(Algorithm):
             critic_optimizer=learner.critic_optimizer,
             method=SACState(learner.target_critics, learner.temperature, replay),
         )
-        state, iteration_metrics = end_iteration(state, experience, self.axis)
-        return state, metrics | iteration_metrics
+        state, ending = end_iteration(state, experience, self.axis)
+        return state, metrics | ending | skipped_update_metrics(state)
 
     def collect(
         self, env: Env, state: TrainState, key: UInt32[Array, "2"]
@@ -330,7 +318,7 @@ class SAC(Algorithm):
         action = learner.policy.squash(distribution.sample(noise))
         value = jnp.min(action_values(learner.target_critics, observation, action), axis=0)
         entropy = distribution.squashed_entropy_sample(noise)
-        alpha = jnp.exp(learner.temperature.log_alpha)
+        alpha = learner.temperature.alpha
         return windows.reward + windows.discount * (value + alpha * entropy)
 
     def update_critics(
@@ -367,7 +355,7 @@ class SAC(Algorithm):
         action = policy.squash(distribution.sample(noise))
         value = jnp.min(action_values(learner.critics, observation, action), axis=0)
         entropy = distribution.squashed_entropy_sample(noise)
-        alpha = jnp.exp(learner.temperature.log_alpha)
+        alpha = learner.temperature.alpha
         metrics = {"entropy": entropy.mean(), "std": distribution.std.mean()}
         return -jnp.mean(value + alpha * entropy), metrics
 
@@ -385,28 +373,18 @@ class SAC(Algorithm):
         policy, optimizer, norm = self.optimizer.step(
             learner.policy, learner.actor_optimizer, gradient, self.config.actor_learning_rate
         )
-        alpha = jnp.exp(learner.temperature.log_alpha)
+        alpha = learner.temperature.alpha
         learner = dataclasses.replace(
             learner,
             policy=policy,
             actor_optimizer=optimizer,
-            temperature=self.update_temperature(
-                learner.temperature, means["entropy"], noise.shape[-1]
+            temperature=learner.temperature.step(
+                means["entropy"] - target_entropy(noise.shape[-1]),
+                self.optimizer,
+                self.config.temperature_learning_rate,
             ),
         )
         return learner, means | {"actor_gradient_norm": norm, "temperature": alpha}
-
-    def update_temperature(
-        self, temperature: Temperature, entropy: Float[Array, ""], action_size: int
-    ) -> Temperature:
-        """One descent step on alpha * (entropy - target entropy)."""
-        log_alpha, optimizer, _ = self.optimizer.step(
-            temperature.log_alpha,
-            temperature.optimizer,
-            jnp.exp(temperature.log_alpha) * (entropy + 0.5 * action_size),
-            self.config.temperature_learning_rate,
-        )
-        return Temperature(log_alpha, optimizer)
 
     def _indices(self, x: Float[Array, " envs"]) -> Int[Array, " envs"]:
         """Global indices of this device's environments, over which `x` runs."""

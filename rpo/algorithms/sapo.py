@@ -8,24 +8,21 @@ mean entropy approaches the target -action_size / 2.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState, require
 from rpo.algorithms.devices import device_mean
-from rpo.algorithms.optimizer import OptimizerState
-from rpo.algorithms.shac import SHAC, SHACConfig
+from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig, descend_once
 from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
+from rpo.algorithms.temperature import Temperature, new_temperature, target_entropy
 from rpo.nets import GaussianPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SAPOConfig(SHACConfig):
+class SAPOConfig(FirstOrderConfig):
     """Settings of SAPO.
 
     Args:
@@ -53,14 +50,7 @@ class SAPOConfig(SHACConfig):
         )
 
 
-class Temperature(eqx.Module):
-    """The entropy coefficient alpha = exp(log_alpha) and its optimiser."""
-
-    log_alpha: Float[Array, ""]
-    optimizer: OptimizerState
-
-
-class SAPO(SHAC):
+class SAPO(FirstOrderAlgorithm):
     """Soft Analytic Policy Optimization."""
 
     config: SAPOConfig = eqx.field(static=True)
@@ -68,14 +58,12 @@ class SAPO(SHAC):
 
     def initial_method_state(self) -> Temperature:
         """The temperature."""
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        log_alpha = jnp.asarray(math.log(self.config.initial_temperature), dtype)
-        return Temperature(log_alpha, self.optimizer.init(log_alpha))
+        return new_temperature(self.config.initial_temperature, self.optimizer)
 
     def entropy_coefficient(self, state: TrainState) -> Float[Array, ""]:
         """alpha."""
         temperature: Temperature = state.method
-        return jnp.exp(temperature.log_alpha)
+        return temperature.alpha
 
     def actor_gradient(self, state: TrainState, batch: ActorBatch) -> GaussianPolicy:
         """Gradient of minus the maximum-entropy return per step."""
@@ -89,18 +77,19 @@ class SAPO(SHAC):
         gradient, _ = actor_gradient(loss, state.policy, batch)
         return device_mean(gradient, self.axis)
 
+    def update_actor(
+        self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        """One ascent step along the gradient of the maximum-entropy return."""
+        return descend_once(self, state, batch, self.actor_gradient(state, batch), learning_rate)
+
     def update_method_state(
         self, state: TrainState, entropy: Float[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """One descent step on alpha * |T| * (mean entropy - T), T being the target entropy."""
         temperature: Temperature = state.method
-        size = 0.5 * state.policy.mean_head.bias.shape[-1]
-        alpha = jnp.exp(temperature.log_alpha)
-        log_alpha, optimizer, _ = self.optimizer.step(
-            temperature.log_alpha,
-            temperature.optimizer,
-            alpha * size * (entropy + size),
-            self.config.temperature_learning_rate,
-        )
-        state = dataclasses.replace(state, method=Temperature(log_alpha, optimizer))
-        return state, {"temperature": alpha}
+        target = target_entropy(state.policy.mean_head.bias.shape[-1])
+        excess = -target * (entropy - target)
+        rate = self.config.temperature_learning_rate
+        state = dataclasses.replace(state, method=temperature.step(excess, self.optimizer, rate))
+        return state, {"temperature": temperature.alpha}

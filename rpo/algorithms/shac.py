@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState
 from rpo.algorithms.devices import device_mean
-from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
-from rpo.algorithms.surrogate import ActorBatch, actor_gradient, divergence, surrogate
+from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig, descend_once
+from rpo.algorithms.surrogate import ActorBatch, actor_gradient, surrogate
 from rpo.nets import GaussianPolicy
 
 
@@ -47,9 +47,4 @@ class SHAC(FirstOrderAlgorithm):
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """One ascent step along the gradient of the return."""
-        policy, optimizer, norm = self.optimizer.step(
-            state.policy, state.actor_optimizer, self.actor_gradient(state, batch), learning_rate
-        )
-        state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
-        kl = device_mean(divergence(policy, batch), self.axis)
-        return state, {"actor_gradient_norm": norm, "kl_update": kl}
+        return descend_once(self, state, batch, self.actor_gradient(state, batch), learning_rate)

@@ -59,6 +59,13 @@ def surrogate(
     return jnp.mean(weight * aligned)
 
 
+def clipped_objective(
+    ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], clip: float
+) -> Float[Array, "*batch"]:
+    """min(rho * A, clip(rho, 1 - c, 1 + c) * A) (Schulman et al., eq. 7), to be maximised."""
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
 def discounted_entropy(distribution: Gaussian, batch: ActorBatch) -> Float[Array, ""]:
     """Mean over samples of discount^k * h: what the entropy bonus adds to the mean return per step.
 

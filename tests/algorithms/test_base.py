@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from rpo import algorithms
-from rpo.algorithms.base import EPISODE_WINDOW, no_episodes, start_environments
+from rpo.algorithms.base import EPISODE_WINDOW, Experience, no_episodes, start_environments
 from rpo.algorithms.critic_training import shuffled_rows
 from rpo.algorithms.optimizer import Optimizer, learning_rate_at
 from tests.algorithms.probe_environments import ConstantReward
@@ -25,11 +25,28 @@ class Goals(ConstantReward):
         return {"goals": jax.tree.leaves(state)[0].reshape(-1)}
 
 
+def seen(ended, returns, lengths, report) -> Experience:
+    """Experience of which only the episodes count."""
+    blank = jnp.zeros((*ended.shape, 1))
+    return Experience(
+        observation=blank,
+        action=blank,
+        reward=blank[..., 0],
+        terminated=jnp.asarray(ended),
+        truncated=jnp.zeros(ended.shape, bool),
+        final_observation=blank,
+        non_finite=jnp.zeros(ended.shape, bool),
+        episode_return=jnp.asarray(returns),
+        episode_length=jnp.asarray(lengths),
+        report=report,
+    )
+
+
 def test_finished_episodes_are_kept_in_order_and_the_oldest_are_overwritten():
     rng = np.random.default_rng(0)
     env = Goals(episode_length=10)
     episodes, expected = no_episodes(env), []
-    add = jax.jit(lambda e, *new: e.add(*new, {"goals": new[2].astype(float)}, None))
+    add = jax.jit(lambda e, *new: e.add(seen(*new, {"goals": new[2].astype(float)}), None))
     for probability in (0.0, 0.2, 1.0, 0.5, 0.05):
         ended = rng.random((8, 30)) < probability
         returns = rng.normal(size=(8, 30)).astype(np.float32)
@@ -63,7 +80,7 @@ def test_fewer_samples_than_the_window():
     ended = jnp.array([[True, False], [True, True]])
     returns = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     env = ConstantReward(10, terminates=False)
-    episodes = no_episodes(env).add(ended, returns, jnp.ones((2, 2), jnp.int32), {}, None)
+    episodes = no_episodes(env).add(seen(ended, returns, jnp.ones((2, 2), jnp.int32), {}), None)
     np.testing.assert_array_equal(episodes.returns[:4], [1.0, 3.0, 4.0, 0.0])
 
 
@@ -79,7 +96,7 @@ def test_staggered_episodes_end_one_after_the_other_and_cut_ones_are_not_reporte
         ended = record["truncated"]
         assert int(ended.sum()) == 2
         reports = (record["episode_return"][None], record["episode_length"][None])
-        episodes = episodes.add(ended[None], *reports, {}, None)
+        episodes = episodes.add(seen(ended[None], *reports, {}), None)
     assert int(episodes.count) == 2  # the two that started at age 0
     assert float(episodes.metrics()["episode_length"]) == length
     environments, record = step(environments, action)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from rpo.algorithms import PPO, PPOConfig
-from rpo.algorithms.collection import Experience
+from rpo.algorithms.base import Experience
 from rpo.algorithms.ppo import (
     Networks,
     PPOBatch,
     PPOState,
     adapted_learning_rate,
     bound_loss,
-    clipped_objective,
 )
+from rpo.algorithms.surrogate import clipped_objective
 from rpo.nets import Gaussian, Normalizer, new_normalizer
 from tests.algorithms.probe_environments import OneStep, Wanderer
 

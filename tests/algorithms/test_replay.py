@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpo.algorithms.collection import Experience
+from rpo.algorithms.base import Experience
 from rpo.algorithms.devices import environment_keys
 from rpo.algorithms.replay import empty_replay, n_step_return
 

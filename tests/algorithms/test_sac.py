@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from rpo.algorithms import SAC, SACConfig
 from rpo.algorithms.replay import Windows
 from rpo.algorithms.sac import Learner, smoothed
-from rpo.algorithms.sapo import Temperature
+from rpo.algorithms.temperature import Temperature, target_entropy
 from rpo.nets import Gaussian
 from tests.algorithms.probe_environments import Wanderer
 
@@ -124,7 +124,8 @@ def test_temperature_moves_entropy_to_minus_half_the_action_size(entropy, moved)
     """Three actions: the target is -1.5. AdamW's first step has the length of the rate."""
     algorithm = SAC(dataclasses.replace(SMALL, weight_decay=0.0))
     start = Temperature(jnp.array(0.2), algorithm.optimizer.init(jnp.array(0.2)))
-    after = algorithm.update_temperature(start, jnp.array(entropy), 3)
+    excess = jnp.array(entropy) - target_entropy(3)
+    after = start.step(excess, algorithm.optimizer, algorithm.config.temperature_learning_rate)
     np.testing.assert_allclose(after.log_alpha, 0.2 + moved, atol=1e-6)
 
 

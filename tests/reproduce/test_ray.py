@@ -55,8 +55,8 @@ def test_a_killed_workers_cell_is_tried_again_from_its_checkpoint(
     plan_pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
-    settings = TINY.settings[""] | {"checkpoint_interval": 0.2}
-    longer = dataclasses.replace(TINY, steps={"": 64 * 2_000}, settings={"": settings})
+    settings = TINY.settings[""] | {"checkpoint_interval": 1.0}
+    longer = dataclasses.replace(TINY, steps={"": 64 * 1_000}, settings={"": settings})
     monkeypatch.setitem(cells.BUDGETS, "tiny", longer)
     plan = plan_pair(seeds=1)
     victim, other = plan.cells

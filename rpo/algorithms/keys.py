@@ -1,0 +1,45 @@
+"""What random keys are used for: every method takes its streams from here, each for one purpose."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, UInt32
+
+Key = UInt32[Array, "2"]
+
+
+class StartKeys(NamedTuple):
+    """Streams of a fresh state."""
+
+    policy: Key
+    critics: Key
+    environments: Key
+    run: Key
+
+
+class IterationKeys(NamedTuple):
+    """Streams of one iteration: acting, the critics (or all learning), a further phase."""
+
+    acting: Key
+    learning: Key
+    further: Key
+
+
+def raw_key(key: Array) -> Key:
+    """The raw form of a raw or typed key."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(key)
+    return key
+
+
+def start_keys(key: Array) -> StartKeys:
+    """Keys for `Algorithm.init`, from a raw or typed key."""
+    return StartKeys(*jax.random.split(raw_key(key), 4))
+
+
+def iteration_keys(run: Key, iteration: Int[Array, ""]) -> IterationKeys:
+    """Keys for `Algorithm.update`, from the run's, which never changes."""
+    return IterationKeys(*jax.random.split(jax.random.fold_in(run, iteration), 3))
