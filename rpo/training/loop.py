@@ -206,7 +206,7 @@ class _Training:
             path = last_checkpoint(self.run.checkpoints)
             if path is None:
                 return None
-            self.reporter.phase(f"reading checkpoint {path.name}")
+            self.reporter.phase(f"reading checkpoint {path.stem}")
             state, facts = restore_checkpoint(path, self.program.shapes(iteration_of(path)))
             if facts.get("run") != self.run.config.get("id"):
                 raise CheckpointError(f"checkpoint {path} is of another run")

@@ -22,7 +22,8 @@ from rpo.envs.base import Env
 from rpo.errors import CheckpointError, RunError, SettingsError
 from rpo.nets import Actor
 from rpo.training import processes
-from rpo.training.checkpoint import describe, restore_last
+from rpo.training.array_file import describe
+from rpo.training.checkpoint import restore_last
 from rpo.training.program import Program, Progressing
 from rpo.training.run import Run
 from rpo.training.selection import Race
@@ -150,7 +151,7 @@ def origin_of(run: Run, restored: Restored) -> dict[str, Any]:
     return {
         "path": str(run.path.absolute()),
         "id": run.config.get("id"),
-        "checkpoint": restored.path.name,
+        "checkpoint": restored.path.stem,
         "digest": restored.facts["digest"],
         "origin": run.config.get("origin"),
     }

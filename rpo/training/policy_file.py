@@ -1,23 +1,17 @@
 """Policies in one small file: everything that acting takes, and nothing else.
 
-The file is a zip archive (numpy's `.npz`) of plain arrays and `metadata.json`; nothing in it can
-run code. It is written beside its name, flushed to the disk and renamed, so it is complete or
-absent, and carries a format number and a SHA-256 digest of its contents.
+See `rpo.training.array_file` for the format.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rpo.errors import CheckpointError, SettingsError
 from rpo.nets import (
@@ -27,11 +21,9 @@ from rpo.nets import (
     TanhGaussianPolicy,
     new_normalizer,
 )
-from rpo.training.checkpoint import Arrays, named_arrays
-from rpo.training.files import replacing
+from rpo.training.array_file import Arrays, named_arrays, read_arrays, reason, write_arrays
 
-FORMAT = 1
-METADATA = "metadata.json"
+_KIND = "policies"
 
 WhichCheckpoint = Literal["last", "best"]
 
@@ -39,7 +31,6 @@ _KINDS: dict[str, type[TanhGaussianPolicy | ClippedGaussianPolicy]] = {
     "tanh_gaussian": TanhGaussianPolicy,
     "clipped_gaussian": ClippedGaussianPolicy,
 }
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # equal policies give equal files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,15 +167,7 @@ def write_policy_file(path: Path, contents: PolicyFile) -> None:
     arrays = {"last/" + name: array for name, array in named_arrays(contents.last).items()}
     if contents.best is not None:
         arrays |= {"best/" + name: array for name, array in named_arrays(contents.best).items()}
-    facts = dataclasses.asdict(contents.facts)
-    metadata = {"format": FORMAT, "digest": _digest(facts, arrays), "policies": facts}
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        text = json.dumps(metadata, indent=2, allow_nan=False)
-        archive.writestr(zipfile.ZipInfo(METADATA, _LONG_AGO), text)
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy", _LONG_AGO), "w") as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+    write_arrays(path, _KIND, dataclasses.asdict(contents.facts), arrays)
 
 
 def read_policy_file(path: Path) -> PolicyFile:
@@ -193,34 +176,15 @@ def read_policy_file(path: Path) -> PolicyFile:
     Raises:
         CheckpointError: in one line, if it is missing, damaged, or of another program or version.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no policy file {path}")
+    stored, arrays, _ = read_arrays(path, _KIND, "policy file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = json.loads(archive.read(METADATA))
-            if metadata["format"] != FORMAT:
-                raise CheckpointError(
-                    f"policy file {path} has format {metadata['format']}, this program reads "
-                    f"format {FORMAT}"
-                )
-            arrays = {}
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as entry:
-                        array = np.lib.format.read_array(entry, allow_pickle=False)
-                    arrays[name.removesuffix(".npy")] = array
-        if _digest(metadata["policies"], arrays) != metadata["digest"]:
-            raise CheckpointError(f"policy file {path} is damaged: it does not match its digest")
-        facts = PolicyFacts.from_json(metadata["policies"])
+        facts = PolicyFacts.from_json(stored)
         last = _rebuild(facts, arrays, "last")
         best = _rebuild(facts, arrays, "best") if any(n[:5] == "best/" for n in arrays) else None
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever zip, JSON, numpy and a foreign archive come up with
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"policy file {path} is damaged or not one of ours: {reason}") from (
-            error
-        )
+    except Exception as error:  # whatever foreign facts come up with
+        raise CheckpointError(
+            f"policy file {path} is damaged or not one of ours: {reason(error)}"
+        ) from error
     return PolicyFile(facts, last, best)
 
 
@@ -237,13 +201,3 @@ def _rebuild(facts: PolicyFacts, arrays: Arrays, which: str) -> Actor:
         found.append(array)
     actor: Actor = jax.tree.unflatten(structure, found)
     return actor
-
-
-def _digest(facts: dict[str, Any], arrays: Arrays) -> str:
-    """SHA-256 of the facts and of every array's name, type, shape and contents."""
-    total = hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        total.update(array.data)
-    return total.hexdigest()

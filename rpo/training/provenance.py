@@ -19,7 +19,7 @@ import jax
 
 from rpo.runtime import VERSION, usable_cores
 
-PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "orbax-checkpoint", "mujoco")
+PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "mujoco")
 
 _command: ContextVar[Sequence[str] | None] = ContextVar("command", default=None)
 

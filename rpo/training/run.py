@@ -5,7 +5,7 @@ metrics.csv       one row per iteration and seed
 tensorboard/      the same as TensorBoard events
 policy.npz        the newest and the best policy of every seed
 policies/         the policies at evenly spaced moments of the training
-checkpoints/      `last.json` names the newest complete one
+checkpoints/      the newest complete one, `iteration_<number>.npz`
 candidates.json   which candidates were dropped when, and what each had reached
 evaluation.json   returns of full episodes
 curve.png         return over steps and over seconds

@@ -61,8 +61,6 @@ class Damage:
         other: another one, for swaps.
         place: where in the file, from 0 to 1.
         data: what is put there; for "json" a path through the contents and a value.
-        manifest: whether the checkpoint's files are still described in `last.json`, by which most
-            damage is found before the library that reads arrays.
     """
 
     kind: str
@@ -72,7 +70,6 @@ class Damage:
     data: bytes
     path: tuple[int, ...]
     value: Any
-    manifest: bool
 
 
 def damages() -> st.SearchStrategy[list[Damage]]:
@@ -89,7 +86,6 @@ def damages() -> st.SearchStrategy[list[Damage]]:
         data=st.binary(min_size=1, max_size=6),
         path=st.lists(st.integers(0, 40), max_size=4).map(tuple),
         value=value,
-        manifest=st.integers(0, 9).map(bool),
     )
     return st.lists(one, min_size=1, max_size=2)
 
@@ -98,15 +94,12 @@ def files_of(run: Path) -> list[Path]:
     """Files that a user's program would read; those of text several times, for they matter most."""
     found = sorted(path for path in run.rglob("*") if path.is_file())
     read = [path for path in found if "tensorboard" not in path.parts and path.suffix != ".png"]
-    text = [path for path in read if path.suffix in (".json", ".csv") or path.name == "metadata"]
+    text = [path for path in read if path.suffix in (".json", ".csv")]
     return read + 3 * text
 
 
 def apply(run: Path, damage: Damage) -> None:
     """Damages a run."""
-    pointer = run / "checkpoints" / "last.json"
-    if not damage.manifest and pointer.is_file():
-        _edit(pointer, lambda contents: contents.pop("files", None))
     files = files_of(run)
     path, other = files[damage.file % len(files)], files[damage.other % len(files)]
     data = path.read_bytes()
@@ -130,7 +123,7 @@ def apply(run: Path, damage: Damage) -> None:
         path.unlink()
         path.symlink_to("/dev/zero")
     elif damage.kind == "json":
-        names = [p for p in files if p.suffix == ".json" or p.name == "metadata"]
+        names = [p for p in files if p.suffix == ".json"]
         _edit(names[damage.file % len(names)], lambda contents: _replace(contents, damage))
 
 

@@ -18,6 +18,7 @@ from rpo.reproduce import cells
 from rpo.reproduce.cells import State
 from rpo.reproduce.executors import RayExecutor, make_executor
 from rpo.training import Run, SettingsError
+from rpo.training.checkpoint import last_checkpoint
 from tests.reproduce.conftest import TINY
 from tests.training.fakes import PENDULUM
 
@@ -41,9 +42,8 @@ def holder_of(path: Path) -> int:
 def kill_once_saved(run: Path, killed: list[int]) -> None:
     """Kills the worker that trains in `run`, once it has saved some iterations."""
     deadline = time.monotonic() + 240
-    pointer = run / "checkpoints" / "last.json"
     while time.monotonic() < deadline:
-        if pointer.exists():
+        if last_checkpoint(run / "checkpoints"):
             killed.append(holder_of(run / "in_use.lock"))
             os.kill(killed[0], signal.SIGKILL)
             return
@@ -129,5 +129,6 @@ def test_interruption_saves_the_cells_that_train(plan_pair, tmp_path: Path) -> N
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     for cell in plan.cells:
-        saved = json.loads((cell.path / "checkpoints" / "last.json").read_text())["checkpoint"]
-        assert saved == f"iteration_{rows(cell.path):08d}"
+        saved = last_checkpoint(cell.path / "checkpoints")
+        assert saved is not None
+        assert saved.stem == f"iteration_{rows(cell.path):08d}"

@@ -20,6 +20,7 @@ from rpo.reproduce.cells import Cell, Plan, State, make_plan
 from rpo.reproduce.executors import LocalExecutor, Result
 from rpo.reproduce.run import dry_run, reproduce
 from rpo.training import Run, RunError
+from rpo.training.checkpoint import last_checkpoint
 from tests.reproduce.conftest import MODES, TINY, write_run
 from tests.training.fakes import PENDULUM
 
@@ -276,9 +277,10 @@ def test_interruption_saves_the_cell_and_stops(plan_pair, tmp_path: Path) -> Non
     wait_for_rows(process, cell.path, 5)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
-    saved = json.loads((cell.path / "checkpoints" / "last.json").read_text())["checkpoint"]
+    saved = last_checkpoint(cell.path / "checkpoints")
+    assert saved is not None
     rows = len((cell.path / "metrics.csv").read_text().splitlines()) - 1
-    assert saved == f"iteration_{rows:08d}"
+    assert saved.stem == f"iteration_{rows:08d}"
     assert not plan.cells[1].path.exists()  # nothing else was begun
 
 

@@ -157,7 +157,7 @@ def test_help_needs_no_backend() -> None:
     """`rpo --help` must be quick: nothing heavy is imported for it."""
     code = (
         "import sys; from rpo import cli; cli.main(['--help']); "
-        "print([m for m in ('mujoco', 'orbax', 'matplotlib', 'equinox') if m in sys.modules])"
+        "print([m for m in ('mujoco', 'matplotlib', 'equinox') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from rpo.training import CheckpointError, Run, RunError, TrainingError, loop
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import last_checkpoint, restore_checkpoint, save_checkpoint
 from rpo.training.metrics import MetricsTable
+from rpo.training.run_files import write_json
 from tests.training.fakes import PENDULUM, TINY, as_flags
 from tests.training.test_resume import assert_equal_runs
 
@@ -41,21 +45,32 @@ def test_a_newer_checkpoint_replaces_the_older(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == new
 
 
-def largest_file(path: Path) -> Path:
-    data = (path / "state").rglob("d/*")
-    return max((file for file in data if file.is_file()), key=lambda file: file.stat().st_size)
-
-
 def cut(path: Path) -> None:
-    file = largest_file(path)
-    os.truncate(file, file.stat().st_size // 2)
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def flip(path: Path) -> None:
-    file = largest_file(path)
-    data = bytearray(file.read_bytes())
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
-    file.write_bytes(data)
+    path.write_bytes(data)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, bytes]], Any], **how: Any) -> None:
+    """Writes the archive anew with other entries."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    with zipfile.ZipFile(path, "w", **how) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
+def claim_more(entries: dict[str, bytes]) -> None:
+    """A header that announces 8 TB."""
+    header = io.BytesIO()
+    array = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
+    np.lib.format.write_array_header_1_0(header, array)
+    entries["weights.npy"] = header.getvalue() + bytes(100)
 
 
 @pytest.mark.parametrize(
@@ -63,20 +78,65 @@ def flip(path: Path) -> None:
     [
         cut,
         flip,
-        lambda path: largest_file(path).unlink(),
-        lambda path: shutil.rmtree(path / "state"),
-        lambda path: (path / "facts" / "metadata").write_text("{"),
-        lambda path: shutil.rmtree(path / "facts"),
+        lambda path: path.write_bytes(b""),
+        lambda path: rewrite(path, lambda entries: entries.pop("weights.npy")),
+        lambda path: rewrite(path, lambda entries: entries.pop("metadata.json")),
+        lambda path: rewrite(path, lambda entries: entries.update({"metadata.json": b"{"})),
+        lambda path: rewrite(path, lambda entries: None, compression=zipfile.ZIP_DEFLATED),
+        lambda path: rewrite(path, claim_more),
     ],
-    ids=["cut", "flipped", "lost", "no state", "bad facts", "no facts"],
+    ids=["cut", "flipped", "empty", "lost", "no facts", "bad facts", "compressed", "huge"],
 )
 def test_damaged_checkpoint_is_refused(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     state = {"weights": np.random.default_rng(0).normal(size=(100, 100))}
     path = save_checkpoint(tmp_path, state, {"iteration": 5})
     damage(path)
-    with pytest.raises(CheckpointError, match="iteration_00000005 is damaged") as caught:
+    with pytest.raises(CheckpointError, match=r"iteration_00000005\.npz is damaged") as caught:
         restore_checkpoint(path, state)
     assert "\n" not in str(caught.value)
+
+
+def test_a_failed_save_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    old = save_checkpoint(tmp_path, STATE, {"iteration": 5})
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, STATE, {"iteration": 6})
+    assert [path.name for path in tmp_path.iterdir()] == [old.name]
+
+
+def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, STATE, {"iteration": 5})
+    (tmp_path / "iteration_00000006.tmp.npz").write_bytes(path.read_bytes()[:100])
+    assert last_checkpoint(tmp_path) == path
+    newer = save_checkpoint(tmp_path, STATE, {"iteration": 7})
+    assert [path.name for path in tmp_path.iterdir()] == [newer.name]
+
+
+OLD = Path(__file__).parents[1] / "data" / "old_checkpoint"
+
+
+def test_a_checkpoint_of_the_old_format_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("orbax.checkpoint")
+    directory = Path(shutil.copytree(OLD, tmp_path / "checkpoints"))
+    path = last_checkpoint(directory)
+    assert path is not None
+    state, facts = restore_checkpoint(path, STATE)
+    np.testing.assert_array_equal(state["weights"], STATE["weights"])
+    assert (facts["iteration"], facts["seconds"]) == (5, 1.5)
+    newer = save_checkpoint(directory, STATE, {"iteration": 6})
+    assert [path.name for path in directory.iterdir()] == [newer.name]
+
+
+def test_an_old_checkpoint_says_what_it_needs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    path = last_checkpoint(OLD)
+    assert path is not None
+    with pytest.raises(CheckpointError, match=r"pip install 'rpo-jax\[old-checkpoints\]'"):
+        restore_checkpoint(path, STATE)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +156,11 @@ def test_foreign_checkpoint_is_refused(tmp_path: Path, foreign: dict, message: s
 
 def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
-    shutil.rmtree(save_checkpoint(tmp_path, STATE, {"iteration": 5}))
-    with pytest.raises(CheckpointError, match="missing"):
-        last_checkpoint(tmp_path)
     (tmp_path / "last.json").write_text("[")
     with pytest.raises(CheckpointError, match="cannot be read"):
+        last_checkpoint(tmp_path)
+    write_json(tmp_path / "last.json", {"checkpoint": "iteration_00000005"})
+    with pytest.raises(CheckpointError, match="missing"):
         last_checkpoint(tmp_path)
 
 

@@ -71,7 +71,7 @@ def _events(data: bytes) -> list[Event]:
 
 def test_one_complete_checkpoint_remains(finished_run: Run) -> None:
     names = sorted(path.name for path in finished_run.checkpoints.iterdir())
-    assert names == [f"iteration_{ITERATIONS:08d}", "last.json"]
+    assert names == [f"iteration_{ITERATIONS:08d}.npz"]
 
 
 def test_evaluation_is_stored(finished_run: Run) -> None:
