@@ -1,7 +1,8 @@
-"""What all tests share: two CPU devices on any machine, and one cache of compiled programs.
+"""What all tests share: two CPU devices on any machine, and what makes compiling cheaper.
 
-The cache lives as long as the run of the tests and serves all its workers and child processes:
-compiling takes most of the time here.
+Compiling takes most of the time here. One cache of compiled programs lives as long as the run of
+the tests and serves all its workers and child processes; and XLA leaves its expensive passes out,
+unless `RPO_TESTS_OPTIMIZE=1` asks for the programs as users get them.
 """
 
 import atexit
@@ -15,3 +16,5 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+if os.environ.get("RPO_TESTS_OPTIMIZE", "0") == "0":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

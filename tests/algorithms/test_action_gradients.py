@@ -19,6 +19,7 @@ from rpo.algorithms.rollout import draw_noise
 from rpo.algorithms.surrogate import make_actor_batch
 from rpo.nets import Gaussian, TanhGaussianPolicy
 from tests.algorithms.probe_environments import Diverging, Wanderer
+from tests.marks import nightly
 
 ENVS, HORIZON, DISCOUNT, ALPHA = 12, 5, 0.9, 0.3
 ENV = Wanderer()
@@ -126,6 +127,7 @@ def test_one_epoch_of_rpo_is_the_bptt_gradient_and_that_of_sapo_at_a_fixed_tempe
     assert np.linalg.norm(expected) > 1e-2
 
 
+@nightly
 def test_without_entropy_the_surrogate_alone_is_the_bptt_gradient_and_that_of_shac():
     shac = SHAC(SHACConfig(**SMALL))
     state, _, batch, key = prepared(shac)

@@ -16,6 +16,7 @@ from rpo.algorithms.gippo import AlphaState, volume_ratio
 from rpo.algorithms.rollout import draw_noise
 from rpo.nets import Gaussian, Normalizer, new_normalizer
 from tests.algorithms.probe_environments import Wanderer
+from tests.marks import nightly
 
 ENVS, HORIZON, DISCOUNT, DECAY = 12, 6, 0.9, 0.7
 ENV = Wanderer()
@@ -82,6 +83,7 @@ def plain_advantages(state, perturbation):
     return jnp.stack(advantages), seen
 
 
+@nightly
 def test_one_backward_pass_gives_the_advantage_gradient_of_every_step():
     state, batch, segment = prepared()
     # the case must hold every kind of episode end, and whole segments between two of them
@@ -277,6 +279,7 @@ def leaves_equal(one, other, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance)
 
 
+@nightly
 def test_regression_and_ppo_keep_moments_of_their_own():
     state, batch, _ = prepared()
     scaled = dataclasses.replace(state.method, rate_scale=jnp.array(0.5))

@@ -14,6 +14,7 @@ from tests.algorithms.probe_environments import (
     ForwardOnly,
     OneStep,
 )
+from tests.marks import rest_nightly
 
 SMALL = {
     "num_envs": 16,
@@ -69,7 +70,7 @@ def test_the_forward_only_environment_raises_when_differentiated():
         )
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("ppo", 120), ("sac", 120)])
+@pytest.mark.parametrize(("name", "iterations"), rest_nightly([("sac", 120), ("ppo", 120)]))
 def test_learns_in_an_environment_that_cannot_be_differentiated(name, iterations):
     """What pays does so only through the dynamics; the best possible return is -0.375."""
     _, state, metrics = trained(name, ForwardOnly(), iterations, discount=0.9)
@@ -80,7 +81,7 @@ def test_learns_in_an_environment_that_cannot_be_differentiated(name, iterations
     assert act(state, -1.0) > 0.7
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("ppo", 80), ("sac", 80)])
+@pytest.mark.parametrize(("name", "iterations"), rest_nightly([("ppo", 80), ("sac", 80)]))
 def test_one_step_reward_is_maximised(name, iterations):
     """Reward -(a - 0.3)^2."""
     _, state, _ = trained(name, OneStep(), iterations)
@@ -100,7 +101,7 @@ def test_ppo_bootstraps_from_the_observation_after_the_step():
     )
 
 
-@pytest.mark.parametrize(("terminates", "expected"), [(False, 2.0), (True, 4 / 3)])
+@pytest.mark.parametrize(("terminates", "expected"), rest_nightly([(True, 4 / 3), (False, 2.0)]))
 def test_ppo_bootstraps_at_time_limits_only(terminates, expected):
     """As in `test_probes`: V = 1 + V / 2 without terminations, V = 1 + V / 4 with them."""
     env = ConstantReward(2, terminates=terminates)
@@ -120,14 +121,14 @@ def values_of_sac(state, observations):
 WITHOUT_ENTROPY = {"discount": 0.5, "initial_temperature": 1e-4, "temperature_learning_rate": 0.0}
 
 
-@pytest.mark.parametrize("n_step", [1, 2])
+@pytest.mark.parametrize("n_step", rest_nightly([2, 1]))
 def test_sac_bootstraps_from_the_observation_after_the_window(n_step):
     _, state, _ = trained("sac", Chain(), 100, n_step=n_step, **WITHOUT_ENTROPY)
     expected = np.broadcast_to([0.25, 0.5, 1.0], (2, 3))
     np.testing.assert_allclose(values_of_sac(state, np.eye(3)), expected, atol=0.03)
 
 
-@pytest.mark.parametrize(("terminates", "expected"), [(False, 2.0), (True, 4 / 3)])
+@pytest.mark.parametrize(("terminates", "expected"), rest_nightly([(True, 4 / 3), (False, 2.0)]))
 def test_sac_bootstraps_at_time_limits_only(terminates, expected):
     """All states look alike and windows have one step: as for PPO."""
     env = ConstantReward(2, terminates=terminates)

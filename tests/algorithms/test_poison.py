@@ -8,6 +8,7 @@ import pytest
 
 from rpo import algorithms
 from tests.algorithms.probe_environments import Poisoned
+from tests.marks import rest_nightly
 
 FIRST_ORDER = ("rpo", "shac", "sapo", "gippo")
 MODEL_FREE = ("ppo", "sac")
@@ -59,7 +60,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize("name", FIRST_ORDER)
+@pytest.mark.parametrize("name", rest_nightly(FIRST_ORDER))
 def test_an_action_gradient_that_is_not_finite_is_as_none_at_all(name):
     silent, _ = trained(name, slope=0.0)
     for size in (np.inf, np.nan):
@@ -68,7 +69,7 @@ def test_an_action_gradient_that_is_not_finite_is_as_none_at_all(name):
         np.testing.assert_array_equal(metrics["non_finite_gradients"], 1)
 
 
-@pytest.mark.parametrize("name", FIRST_ORDER)
+@pytest.mark.parametrize("name", rest_nightly(FIRST_ORDER))
 @pytest.mark.parametrize("size", [1e6, 1e20])
 def test_a_huge_action_gradient_is_clipped(name, size):
     _, metrics = trained(name, slope=size)
@@ -78,7 +79,7 @@ def test_a_huge_action_gradient_is_clipped(name, size):
     assert np.all(metrics["non_finite_gradients"] == 0)
 
 
-@pytest.mark.parametrize("name", FIRST_ORDER + MODEL_FREE)
+@pytest.mark.parametrize("name", rest_nightly(FIRST_ORDER + MODEL_FREE))
 def test_a_state_beyond_the_bound_ends_an_episode_and_no_more(name):
     worst, metrics = trained(name, state=np.nan)
     assert np.all(metrics["non_finite_states"] == 6)
@@ -87,7 +88,7 @@ def test_a_state_beyond_the_bound_ends_an_episode_and_no_more(name):
     trained(name, state=-1e6)  # within the bound, and no end of an episode
 
 
-@pytest.mark.parametrize("name", FIRST_ORDER + MODEL_FREE)
+@pytest.mark.parametrize("name", rest_nightly(FIRST_ORDER + MODEL_FREE))
 @pytest.mark.parametrize("place", ["seen", "paid"])
 def test_an_observation_or_reward_of_any_size_does_no_harm(name, place):
     for size in SIZES:

@@ -15,6 +15,7 @@ from rpo.algorithms.sac import Learner, smoothed
 from rpo.algorithms.temperature import Temperature, target_entropy
 from rpo.nets import Gaussian
 from tests.algorithms.probe_environments import Wanderer
+from tests.marks import nightly
 
 SMALL = SACConfig(
     num_envs=8,
@@ -143,6 +144,7 @@ def test_target_critics_follow_by_polyak_averaging():
         np.testing.assert_allclose(target, 0.4 * start + 0.6 * critics, rtol=1e-5, atol=1e-7)
 
 
+@nightly
 def test_warm_up_acts_uniformly_at_random_and_does_not_learn():
     """Nine steps of warm-up: the first iteration, and half of the second one, which cannot learn
     before its first step is past the warm-up either."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.recordings import walkers as parity
+from tests.marks import nightly
 from tests.reference import RECORDINGS, reference_path
 
 CHEAP = ("constants", "observations", "rewards")
@@ -20,6 +21,10 @@ DYNAMICS = {
     "humanoid_mm48": ("step",),
 }
 """What is affordable in a test; the benchmark compares everything."""
+EVERY_TIME = {
+    *(("hopper", "step"), ("hopper", "one-step-gradients"), ("anymal", "step")),
+    *(("ant", "step"), ("humanoid_mm48", "step")),
+}
 
 
 def assert_within(recording: parity.Recording, *comparisons: str) -> None:
@@ -35,7 +40,12 @@ def test_constants_observations_and_rewards(name, comparison):
 
 
 @pytest.mark.parametrize(
-    ("name", "comparison"), [(name, c) for name, cs in DYNAMICS.items() for c in cs]
+    ("name", "comparison"),
+    [
+        pytest.param(name, c, marks=() if (name, c) in EVERY_TIME else nightly)
+        for name, cs in DYNAMICS.items()
+        for c in cs
+    ],
 )
 def test_dynamics(name, comparison):
     assert_within(parity.Recording(reference_path(name)), comparison)

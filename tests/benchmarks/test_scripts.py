@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rpo.algorithms import make
 from rpo.training.settings import resolve
+from tests.marks import nightly, rest_nightly
 from tests.training.fakes import PENDULUM
 
 DIRECTORY = Path(__file__).parents[2] / "benchmarks"
@@ -85,6 +86,7 @@ def test_phases_are_what_each_stage_adds() -> None:
     assert learner.differences(cumulative) == {"forward": 2.0, "actor": 3.0, "rest": 0.5}
 
 
+@nightly
 def test_an_iteration_is_measured_in_phases(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = load("learner")
     monkeypatch.setattr(learner, "ROUNDS", 1)
@@ -102,6 +104,7 @@ def test_an_iteration_is_measured_in_phases(monkeypatch: pytest.MonkeyPatch) -> 
     assert len({line.count("|") for line in lines}) == 1
 
 
+@nightly
 def test_growth_is_measured_over_environments_seeds_and_devices(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +133,7 @@ def test_environments_that_devices_do_not_divide_are_left_out() -> None:
     assert pairs == [(3, 1, 1), (4, 1, 1), (6, 1, 1), (4, 2, 1), (6, 2, 1), (4, 2, 2)]
 
 
-@pytest.mark.parametrize("name", ["ppo", "sac"])
+@pytest.mark.parametrize("name", rest_nightly(["ppo", "sac"]))
 def test_model_free_methods_collect_at_the_cost_of_the_forward_simulation(name: str) -> None:
     """As many operations as simulating and acting take, and none for gradients."""
     learner, steps = load("learner"), 32
@@ -148,6 +151,7 @@ def test_model_free_methods_collect_at_the_cost_of_the_forward_simulation(name: 
     assert collection < 1.1 * (physics + products)
 
 
+@nightly
 def test_slopes_are_compared_with_those_of_references(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ import rpo.envs
 from rpo.envs import EnvState
 from rpo.envs.gradient_check import Comparison, compare_step, random_states
 from rpo.envs.locomotion import LocomotionEnv, RobotState
+from tests.marks import rest_nightly
 
 RANDOM = "on random trajectories"
 COUNTS = {
@@ -69,7 +70,7 @@ def compared(task: str) -> tuple[Comparison, ...]:
 
 
 @pytest.mark.parametrize("kind", COUNTS)
-@pytest.mark.parametrize("task", ["hopper", "ant"])
+@pytest.mark.parametrize("task", rest_nightly(["hopper", "ant"]))
 def test_gradients(task, kind):
     """Finite everywhere, and right wherever both one-sided differences agree."""
     labels = np.repeat(list(COUNTS), list(COUNTS.values()))

@@ -13,6 +13,7 @@ from benchmarks.recordings import hand as hand_parity
 from rpo.envs.hand import HandState
 from rpo.envs.registry import make
 from rpo.physics.diagnostics import mass_matrix
+from tests.marks import nightly
 from tests.reference import hand_path
 
 
@@ -28,6 +29,7 @@ def test_everything_but_the_dynamics(recording, comparison):
     assert not [m for m in measured if not m.within]
 
 
+@nightly
 def test_control_steps_and_their_gradients(recording):
     """From one compiled program: one step from recorded states, and gradients in float64."""
     measured = list(hand_parity.compare(recording, ["step", "gradients"]))

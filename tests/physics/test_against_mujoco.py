@@ -25,6 +25,7 @@ import rpo.envs
 from rpo.physics import diagnostics
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
+from tests.marks import rest_nightly
 from tests.reference import ROBOTS
 
 ASSETS = Path(rpo.envs.__path__[0]) / "assets"
@@ -217,10 +218,14 @@ def _text(values: Floats) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
-@settings(max_examples=32, deadline=None, derandomize=True)
-@given(bodies=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
-def test_random_trees_agree_with_mujoco(bodies: int, seed: int) -> None:
-    assert_agreement(random_tree(bodies, seed), seed)
+@pytest.mark.parametrize("examples", rest_nightly([8, 32]))
+def test_random_trees_agree_with_mujoco(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, derandomize=True)
+    @given(bodies=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
+    def agree(bodies: int, seed: int) -> None:
+        assert_agreement(random_tree(bodies, seed), seed)
+
+    agree()
 
 
 def test_random_trees_cover_what_they_should() -> None:

@@ -12,6 +12,7 @@ import pytest
 from rpo.physics import diagnostics
 from rpo.physics.model import JointType, Model
 from rpo.physics.step import StepSettings, control_step
+from tests.marks import rest_nightly
 from tests.physics.robots import Z, planar, quadruped, random_state, robot
 
 SETTINGS = StepSettings(substeps=4, mass_matrix_interval=2)
@@ -131,7 +132,7 @@ def test_blocks_of_environments_do_not_mix(model: Model) -> None:
 
 
 @pytest.mark.parametrize("model", [quadruped(), planar()], ids=["free", "slides"])
-@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("interval", rest_nightly([2, 1]))
 def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) -> None:
     settings = StepSettings(substeps=2, mass_matrix_interval=interval)
     with jax.enable_x64(True):
@@ -167,7 +168,7 @@ def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) ->
     np.testing.assert_allclose(predicted[smooth], narrow[smooth], rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("x64", rest_nightly([False, True]))
 def test_gradient_is_finite_where_tangential_velocity_is_zero(x64: bool) -> None:
     model = quadruped()
     with jax.enable_x64(x64):

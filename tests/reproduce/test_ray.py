@@ -19,6 +19,7 @@ from rpo.reproduce.cells import State
 from rpo.reproduce.executors import RayExecutor, make_executor
 from rpo.training import Run, SettingsError
 from rpo.training.checkpoint import last_checkpoint
+from tests.marks import nightly
 from tests.reproduce.conftest import TINY
 from tests.training.fakes import PENDULUM
 
@@ -50,6 +51,7 @@ def kill_once_saved(run: Path, killed: list[int]) -> None:
         time.sleep(0.01)
 
 
+@nightly
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore:os.fork")
 def test_a_killed_workers_cell_is_tried_again_from_its_checkpoint(
     plan_pair, monkeypatch: pytest.MonkeyPatch

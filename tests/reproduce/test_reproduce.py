@@ -29,6 +29,7 @@ SCORES = {mode: [1.0, 2.0] for mode in MODES}
 BROKEN = """
 import jax
 from examples.pendulum import Pendulum
+from tests.marks import nightly
 
 @jax.custom_vjp
 def rod(state):
@@ -69,6 +70,7 @@ def wait_for_rows(process: subprocess.Popen[bytes], run: Path, count: int) -> No
         time.sleep(0.002)
 
 
+@nightly
 def test_killed_cell_is_resumed_and_finished_ones_are_left_alone(plan_pair, monkeypatch) -> None:
     monkeypatch.setitem(cells.BUDGETS, "tiny", dataclasses.replace(TINY, steps={"": 64 * 30}))
     plan = plan_pair()

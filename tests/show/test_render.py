@@ -25,6 +25,7 @@ from rpo.show.render import render
 from rpo.show.scenes import Scene
 from rpo.training import RunError, load_policy
 from rpo.training.evaluation import evaluate_policy
+from tests.marks import nightly
 from tests.training.fakes import PENDULUM
 
 SMALL = Format(64, 64, 30)
@@ -74,6 +75,7 @@ def test_a_film_shows_the_robot_moving(
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+@nightly
 def test_every_moment_has_a_panel(opengl: None, hopper_run: Path, tmp_path: Path) -> None:
     scene = Scene(checkpoint="all", seconds=0.1, envs=1)
     assert render(hopper_run, tmp_path / "moments", scene, SMALL) == 3

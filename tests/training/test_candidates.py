@@ -16,6 +16,7 @@ from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.program import Program
 from rpo.training.selection import Race, Selection
 from rpo.training.settings import resolve
+from tests.marks import rest_nightly
 from tests.training.fakes import PENDULUM, TINY, Countdown
 
 SETTINGS = {"seeds": 2, "candidates": 3, "selection_share": 0.6, "total_steps": 64 * 120}
@@ -95,7 +96,9 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("when", ["before the first round ends", "between two rounds", "after"])
+@pytest.mark.parametrize(
+    "when", rest_nightly(["between two rounds", "before the first round ends", "after"])
+)
 def test_a_stopped_run_goes_on_exactly(
     when: str, tmp_path: Path, selected: Run, train_tiny: Callable[..., Run]
 ) -> None:

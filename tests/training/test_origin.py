@@ -17,6 +17,7 @@ from rpo.training import Run
 from rpo.training.origin import begin, origin_of, restore
 from rpo.training.program import Program
 from rpo.training.settings import resolve
+from tests.marks import rest_nightly
 from tests.training.fakes import PENDULUM, TINY, Countdown
 
 SHORT = {"total_steps": 64 * 3, "run_dir": None, "verbose": False, "evaluation_episodes": 0}
@@ -104,7 +105,7 @@ def test_what_does_not_fit_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("method", algorithms.names())
+@pytest.mark.parametrize("method", rest_nightly(algorithms.names()))
 def test_every_method_can_be_continued(method: str) -> None:
     settings = {name: TINY[name] for name in ("num_envs", "horizon", "total_steps")}
     config = algorithms.config_class(method)(

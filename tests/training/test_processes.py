@@ -23,6 +23,7 @@ from rpo.training.checkpoint import last_checkpoint, restore_checkpoint
 from rpo.training.processes import join
 from rpo.training.program import Program, Progressing
 from rpo.training.settings import default_devices, resolve
+from tests.marks import nightly, rest_nightly
 from tests.training.fakes import PENDULUM, TINY, as_flags
 from tests.training.test_resume import StoppedError, rows, stop_at, wait_for
 
@@ -94,6 +95,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path, train_tiny) ->
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
+@nightly
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the processes run on CPUs")
 def test_signals_deaths_and_other_numbers_of_processes(tmp_path: Path) -> None:
     path = tmp_path / "run"
@@ -123,6 +125,7 @@ def test_signals_deaths_and_other_numbers_of_processes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table, np.arange(len(table)) + 1)
 
 
+@nightly
 def test_environments_that_cannot_be_split_end_both_processes() -> None:
     with two(PENDULUM, *as_flags(SHORT | {"num_envs": 7})) as started:
         said = [process.communicate(timeout=60)[1] for process in started]
@@ -172,7 +175,7 @@ join(Processes("localhost:{port}", 2, {number}), timeout=2)
 """
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", rest_nightly([0, 1]))
 def test_a_process_without_partners_ends_in_one_line(number: int) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
