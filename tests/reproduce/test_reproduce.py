@@ -21,6 +21,7 @@ from rpo.reproduce.executors import LocalExecutor, Result
 from rpo.reproduce.run import dry_run, reproduce
 from rpo.training import Run, RunError
 from rpo.training.checkpoint import last_checkpoint
+from tests.marks import nightly
 from tests.reproduce.conftest import MODES, TINY, write_run
 from tests.training.fakes import PENDULUM
 
@@ -29,7 +30,6 @@ SCORES = {mode: [1.0, 2.0] for mode in MODES}
 BROKEN = """
 import jax
 from examples.pendulum import Pendulum
-from tests.marks import nightly
 
 @jax.custom_vjp
 def rod(state):
