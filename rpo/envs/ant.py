@@ -24,20 +24,7 @@ class AntSettings(FreeBaseSettings):
 
 
 class Ant(FreeBaseEnv):
-    """A torso with four legs of two hinges each.
-
-    | | |
-    |---|---|
-    | coordinates, velocities | 15, 14 |
-    | actions | 8 joint torques of up to 200 N m |
-    | observation | 37: height, quaternion 4, linear velocity 3, angular velocity 3, joints 8, joint velocities 8 times 0.1, up, heading, last action 8 |
-    | mass matrix | every 16 of 16 substeps |
-    | contact ke, kd, kf, mu | 4e4, 1e4, 3e3, 0.75 |
-    | start | height 0.75, joints 0 1 0 -1 0 -1 0 1 |
-    | random start | position +-0.1, rotation +-pi/24, joints +-0.2, velocities +-0.25 |
-    | terminated | height < 0.27, or state not finite |
-    | reward | forward velocity + 0.1 up + heading + (height - 0.27) |
-    """  # noqa: E501
+    """A torso with four legs of two hinges each."""
 
     def __init__(self, settings: AntSettings = AntSettings()) -> None:
         super().__init__("ant", settings)

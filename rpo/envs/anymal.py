@@ -28,20 +28,7 @@ class AnymalSettings(FreeBaseSettings):
 
 
 class Anymal(FreeBaseEnv):
-    """A base with four legs of three hinges each.
-
-    | | |
-    |---|---|
-    | coordinates, velocities | 19, 18 |
-    | actions | 12 joint torques of up to 200 N m |
-    | observation | 49: height, quaternion 4, linear velocity 3, angular velocity 3, joints 12, joint velocities 12 times 0.1, up, heading, last action 12 |
-    | mass matrix | every 16 of 16 substeps |
-    | contact ke, kd, kf, mu | 2e3, 5e2, 1e2, 0.75 |
-    | start | height 0.55, joints .03 .4 -.8, -.03 .4 -.8, .03 -.4 .8, -.03 -.4 .8 |
-    | random start | position +-0.1, rotation +-pi/24, joints +-0.2, velocities +-0.25 |
-    | terminated | height < 0.25, or state not finite |
-    | reward | forward velocity + 0.1 up + heading + (height - 0.25) - 0.005 sum a^2 |
-    """  # noqa: E501
+    """A base with four legs of three hinges each."""
 
     def __init__(self, settings: AnymalSettings = AnymalSettings()) -> None:
         super().__init__("anymal", settings)

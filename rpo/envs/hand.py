@@ -49,20 +49,7 @@ class HandState(eqx.Module):
 
 
 class Hand(EpisodicEnv):
-    """A hand of four fingers, palm up, that turns a free cube to ever new goal orientations.
-
-    | | |
-    |---|---|
-    | coordinates, velocities | 23, 22 |
-    | actions | 16 joint torques of up to 2 N m |
-    | observation | 72: joints 16 over their range, joint velocities 16 times 0.2, cube position 3, quaternion 4, linear velocity 3, angular velocity 3 times 0.2, goal position 3, quaternion 4, cube relative to goal 4, last action 16 |
-    | mass matrix | every 64 of 64 substeps, 120 actions per second |
-    | contact ke, kd, kf, mu | 500, 100, 100, 0.5, between links and with the cube |
-    | start | cube at (0, -0.1, 0.6), goal 0.04 below |
-    | random start | cube position +-0.01, cube and goal orientation, joints in a fifth of their range |
-    | terminated | cube 0.24 from the goal, or state not finite |
-    | reward | -10 distance + 1 / (angle + 0.1) - 0.0002 sum a^2; half of 250 at a goal, then a new goal |
-    """  # noqa: E501
+    """A hand of four fingers, palm up, that turns a free cube to ever new goal orientations."""
 
     report_names: ClassVar[tuple[str, ...]] = ("goals_reached",)
     spec: EnvSpec = eqx.field(static=True)

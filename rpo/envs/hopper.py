@@ -57,20 +57,7 @@ class HopperSettings(LocomotionSettings):
 
 
 class Hopper(LocomotionEnv):
-    """A torso on one leg with a foot, moving in a vertical plane.
-
-    | | |
-    |---|---|
-    | coordinates, velocities | 6, 6: x, height, pitch, 3 hinges |
-    | actions | 3 joint torques of up to 200 N m |
-    | observation | 11: coordinates without x, velocities |
-    | mass matrix | every 4 of 16 substeps |
-    | contact ke, kd, kf, mu | 2e4, 2e3, 1e3, 0.9 |
-    | start | all coordinates 0 |
-    | random start | x, height, pitch, joints and velocities +-0.05 |
-    | terminated | height < -0.45, or state not finite |
-    | reward | forward velocity + height term + 1 - (pitch/(pi/6))^2 - 0.1 sum a^2; d = clip(height + 0.3, -1, 0.3), height term -200 d^2 below 0, else d |
-    """  # noqa: E501
+    """A torso on one leg with a foot, moving in a vertical plane."""
 
     settings: HopperSettings = eqx.field(static=True)
 

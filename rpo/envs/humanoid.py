@@ -45,20 +45,7 @@ class HumanoidSettings(FreeBaseSettings):
 
 
 class Humanoid(FreeBaseEnv):
-    """A biped with waist, legs and arms.
-
-    | | |
-    |---|---|
-    | coordinates, velocities | 28, 27 |
-    | actions | 21 joint torques of up to 0.35 times 200 200 200, 200 200 600 400 100 100 (both legs), 100 100 200 (both arms) |
-    | observation | 76: height, quaternion 4, linear velocity 3, angular velocity 3, joints 21, joint velocities 21 times 0.1, up, heading, last action 21 |
-    | mass matrix | every 48 of 48 substeps |
-    | contact ke, kd, kf, mu | 2e4, 2e3, 1e3, 0.75 |
-    | start | height 1.35, joints 0 |
-    | random start | position +-0.1, rotation +-pi/24, joints +-0.2, velocities +-0.25 |
-    | terminated | height < 0.74, or state not finite |
-    | reward | forward velocity + 0.1 up + heading + height term - 0.002 sum a^2; d = clip(height - 0.84, -1, 0.1), height term -200 d^2 below 0, else 10 d |
-    """  # noqa: E501
+    """A biped with waist, legs and arms."""
 
     settings: HumanoidSettings = eqx.field(static=True)
 

@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
 from rpo.envs.ant import Ant, AntSettings
 from rpo.envs.anymal import Anymal, AnymalSettings
 from rpo.envs.base import Env
@@ -61,19 +65,47 @@ def settings_class(task: str) -> type[TaskSettings]:
 
 
 def describe(task: str) -> dict[str, str]:
-    """A task's figures by what they are, in the order of the table in its docstring.
+    """A task's sizes, the terms of its reward, and every setting with its default, by name.
 
     Raises:
         ValueError: if there is no such task.
     """
-    settings_class(task)
-    lines = (_TASKS[task][0].__doc__ or "").splitlines()
-    figures = {"task": task, "about": lines[0]}
-    for line in lines:
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if len(cells) == 2 and cells[0].strip("-"):
-            figures[cells[0]] = cells[1]
-    return figures
+    env: Any = make(task)
+    spec, settings = env.spec, env.settings
+    about = (type(env).__doc__ or "").splitlines()[0]
+    return {
+        "task": task,
+        "about": about,
+        "robot": f"{env.model.nq} coordinates, {env.model.nv} velocities",
+        "observation": f"{spec.observation_size} numbers: {_some(spec.observation_names)}",
+        "actions": f"{spec.action_size}: {_some(spec.action_names)}; 1 is {spec.action_units[0]}",
+        "episode": f"{spec.episode_length} steps of {spec.control_dt:.4g} s",
+        "reward": ", ".join(_reward_terms(env)),
+    } | {f.name: _shown(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def _reward_terms(env: Any) -> list[str]:
+    """Names of what the reward is the sum of; nothing is computed."""
+
+    names: list[str] = []
+
+    def trace(key: Array) -> None:
+        state = env.reset(key, 1).physics
+        names.extend(env.reward_terms(state, jnp.zeros((1, env.spec.action_size)), state))
+
+    jax.eval_shape(trace, jax.random.key(0))
+    return names
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """The names, or the first and the last of many."""
+    return ", ".join(names if len(names) <= 8 else (*names[:6], "...", names[-1]))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_shown, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

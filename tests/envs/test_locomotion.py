@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -280,15 +282,21 @@ def test_tasks_describe_themselves(task):
     figures = rpo.envs.describe(task)
     env = make(task)
     assert figures["task"] == task
-    assert figures["observation"].startswith(f"{env.spec.observation_size}:")
-    assert figures["actions"].startswith(f"{env.spec.action_size} ")
-    assert figures["coordinates, velocities"].startswith(f"{env.model.nq}, {env.model.nv}")
-    interval = env.settings.mass_matrix_interval
-    assert figures["mass matrix"] == f"every {interval} of {env.settings.substeps} substeps"
-    names = ("contact_stiffness", "contact_damping", "friction_stiffness", "friction_coefficient")
-    told = [float(x) for x in figures["contact ke, kd, kf, mu"].split(",")]
-    assert told == [getattr(env.settings, name) for name in names]
-    assert f"height < {env.settings.termination_height:g}" in figures["terminated"]
+    assert figures["observation"].startswith(f"{env.spec.observation_size} numbers: ")
+    assert figures["actions"].startswith(f"{env.spec.action_size}: ")
+    assert figures["robot"] == f"{env.model.nq} coordinates, {env.model.nv} velocities"
+    for field in dataclasses.fields(env.settings):
+        assert figures[field.name]
+    assert figures["contact_stiffness"] == f"{env.settings.contact_stiffness:g}"
+    assert figures["reward"].startswith("forward velocity, ")
+
+
+@pytest.mark.parametrize("task", rpo.envs.names())
+def test_what_a_setting_says_no_robot_file_says_too(task):
+    text = (Path(rpo.envs.__path__[0]) / "assets" / f"{task}.xml").read_text()
+    numbers = re.findall(r'<numeric name="(\w+)"', text)
+    fields = {field.name for field in dataclasses.fields(rpo.envs.settings_class(task))}
+    assert not fields & {name.replace("pair_", "contact_") for name in numbers}
 
 
 @pytest.mark.parametrize(
