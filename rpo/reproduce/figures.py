@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator
 
 from rpo.reproduce.cells import Plan
-from rpo.reproduce.targets import RETURN, Panel
+from rpo.reproduce.targets import PANELS, Panel
 from rpo.show.curves import COLORS, Curve, band
 from rpo.training import Run
 
@@ -110,7 +110,9 @@ def _chosen_seeds(run: Run, count: int) -> list[int]:
     """All seeds, or the `count` whose return fell furthest."""
     if not count:
         return run.seeds
-    falls = {seed: largest_fall(curve.returns) for seed, curve in series(run, RETURN).items()}
+    falls = {
+        seed: largest_fall(curve.returns) for seed, curve in series(run, PANELS["return"]).items()
+    }
     return sorted(falls, key=lambda seed: -falls[seed])[:count]
 
 

@@ -7,14 +7,18 @@ import pytest
 
 from rpo.reproduce import cells
 from rpo.reproduce.cells import Cell, Plan, make_plan
-from rpo.reproduce.targets import CURVES, LARGEST_RATIO, RPO, SHAC, Budget, Target
+from rpo.reproduce.targets import PANELS, VARIANTS, Budget, Target
 from rpo.training import Run
 from rpo.training.run_files import write_json
 from tests.training.fakes import PENDULUM
 
 MODES = ("stochastic", "deterministic")
 
-PAIR = Target("A pair", "RPO is better.", (), (RPO, SHAC), panels=(*CURVES, LARGEST_RATIO))
+RPO, SHAC = VARIANTS["RPO"], VARIANTS["SHAC"]
+CURVES = (PANELS["return"], PANELS["return over seconds"])
+PAIR = Target(
+    "A pair", "RPO is better.", (), (RPO, SHAC), panels=(*CURVES, PANELS["largest ratio"])
+)
 
 TINY = Budget(
     preset="fast",

@@ -19,20 +19,15 @@ from rpo.reproduce.cells import Plan, make_plan
 from rpo.reproduce.figures import draw, largest_fall, series, smoothed
 from rpo.reproduce.page import write_page
 from rpo.reproduce.tables import markdown_table, rows_of, write_report
-from rpo.reproduce.targets import (
-    LARGEST_RATIO,
-    RETURN,
-    RETURN_OVER_SECONDS,
-    RPO,
-    SAPO,
-    SHAC,
-    UPDATE_KL,
-    Target,
-)
+from rpo.reproduce.targets import PANELS, VARIANTS, Target
 from rpo.show.curves import Curve
 from rpo.training import Run, RunError
 from tests.reproduce.conftest import write_run
 from tests.training.fakes import PENDULUM
+
+RPO, SAPO, SHAC = (VARIANTS[name] for name in ("RPO", "SAPO", "SHAC"))
+RETURN, RETURN_OVER_SECONDS = PANELS["return"], PANELS["return over seconds"]
+LARGEST_RATIO, UPDATE_KL = PANELS["largest ratio"], PANELS["divergence of an update"]
 
 
 def scores(*stochastic: float) -> dict[str, list[float]]:
