@@ -147,7 +147,7 @@ def test_failed_training_ends_in_one_line(
     def fail(*_: object) -> None:
         raise TrainingError("the cause")
 
-    monkeypatch.setattr("rpo.training.loop._require_finite_updates", fail)
+    monkeypatch.setattr("rpo.training.session.require_finite_updates", fail)
     flags = as_flags(TINY)
     assert cli.main(["train", PENDULUM, "--run-dir", str(tmp_path / "run"), *flags]) == 1
     assert capsys.readouterr().err == "error: the cause\n"

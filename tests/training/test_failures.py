@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import rpo
-from rpo.training import CheckpointError, Run, RunError, TrainingError, loop
+from rpo.training import CheckpointError, Run, RunError, TrainingError, session
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import last_checkpoint, restore_checkpoint, save_checkpoint
 from rpo.training.metrics import MetricsTable
@@ -235,9 +235,9 @@ def test_the_limit_is_ten_in_a_row() -> None:
     def metrics(*in_a_row: int) -> dict[str, np.ndarray]:
         return {"updates_skipped_in_a_row": np.array(in_a_row, float)}
 
-    loop._require_finite_updates(metrics(9, 0), [4, 5])
+    session.require_finite_updates(metrics(9, 0), [4, 5])
     with pytest.raises(TrainingError, match="seed 5: the last 10 updates"):
-        loop._require_finite_updates(metrics(9, 10), [4, 5])
+        session.require_finite_updates(metrics(9, 10), [4, 5])
 
 
 def test_unwritable_cache_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:

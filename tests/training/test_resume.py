@@ -67,32 +67,64 @@ def contents(run: Run) -> dict[str, bytes]:
     return {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves}
 
 
+SUDDEN = """
+import os, signal, sys
+from rpo import cli
+from rpo.training import metrics
+event, count, number = sys.argv[1], int(sys.argv[2]), getattr(signal, sys.argv[3])
+
+def counting(function, counts):
+    def call(*arguments):
+        global count
+        count -= counts(*arguments)
+        if event == "save" and not count:
+            os.kill(os.getpid(), number)
+        result = function(*arguments)
+        if event == "row" and not count:
+            os.kill(os.getpid(), number)
+            count = -1
+        return result
+    return call
+
+if event == "row":
+    metrics.Records.write = counting(metrics.Records.write, lambda *_: 1)
+else:  # the new checkpoint is complete, but has another name
+    os.replace = counting(os.replace, lambda _, to: "checkpoints" in str(to))
+sys.exit(cli.main(["train", *sys.argv[4:]]))
+"""
+
+
+def end_suddenly(event: str, count: int, number: str, *arguments: str) -> tuple[int, str]:
+    """Trains until the process sends itself a signal; returns its status and its complaint."""
+    done = subprocess.run(
+        [sys.executable, "-c", SUDDEN, event, str(count), number, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
 def test_killed_and_interrupted_run_equals_uninterrupted_one(tmp_path: Path, train_tiny) -> None:
     reference = train_tiny(run_dir=tmp_path / "reference")
     path = tmp_path / "run"
 
-    process = start(PENDULUM, "--run-dir", str(path), *FLAGS)
-    wait_for(process, lambda: rows(path) >= 3)
-    process.kill()  # in the middle of an iteration or a save
-    process.communicate()
-    assert 3 <= rows(path) < ITERATIONS
+    status, _ = end_suddenly("row", 4, "SIGKILL", PENDULUM, "--run-dir", str(path), *FLAGS)
+    assert (status, rows(path)) == (-signal.SIGKILL, 4)
 
-    process = start(PENDULUM, "--resume", str(path))
-    wait_for(process, lambda: rows(path) >= 9)
-    process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate()
-    assert process.returncode == 130, complaint
+    status, complaint = end_suddenly("row", 9, "SIGINT", PENDULUM, "--resume", str(path))
+    assert status == 130, complaint
     assert complaint.splitlines() == [
         f"interrupted; resume with: rpo train {PENDULUM} --resume {path}"
     ]
     saved = last_checkpoint(path / "checkpoints")
     assert saved is not None
-    assert saved.name == f"iteration_{rows(path):08d}"  # nothing is lost at Ctrl-C
+    assert saved.stem == f"iteration_{rows(path):08d}"  # nothing is lost at Ctrl-C
 
-    process = start(PENDULUM, "--resume", str(path))
-    wait_for(process, lambda: unfinished_checkpoint(path))
-    process.kill()  # in the middle of a save
-    process.communicate()
+    status, _ = end_suddenly("save", 2, "SIGKILL", PENDULUM, "--resume", str(path))
+    assert status == -signal.SIGKILL
+    assert unfinished_checkpoint(path)
 
     process = start(PENDULUM, "--resume", str(path))
     _, complaint = process.communicate()
@@ -104,7 +136,7 @@ def test_killed_and_interrupted_run_equals_uninterrupted_one(tmp_path: Path, tra
 
 
 def unfinished_checkpoint(path: Path) -> bool:
-    return any("tmp" in entry.name for entry in (path / "checkpoints").glob("iteration_*"))
+    return any("tmp" in entry.name for entry in (path / "checkpoints").iterdir())
 
 
 def test_killed_before_the_first_checkpoint(tmp_path: Path, finished_run: Run) -> None:

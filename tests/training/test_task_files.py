@@ -20,8 +20,8 @@ from rpo import cli
 from rpo.errors import RunError, TaskError, TrainingError
 from rpo.training import Run
 from rpo.training.evaluation import evaluate_policy
-from rpo.training.loop import _Training
 from rpo.training.policies import open_policies
+from rpo.training.session import Session
 from rpo.training.settings import resolve
 from rpo.training.task_check import check_env, culprit
 from rpo.training.task_files import load_task
@@ -214,7 +214,7 @@ def test_numbers_that_are_sometimes_not_finite_are_told_once() -> None:
         reporter=SimpleNamespace(message=told.append),
     )
     for _ in range(2):
-        _Training._watch_states(training)  # type: ignore[arg-type]
+        Session._watch_states(training)  # type: ignore[arg-type]
     (line,) = told
     assert line.startswith("warning: in iteration 3, 25.0% of the steps gave a state, observation")
 
