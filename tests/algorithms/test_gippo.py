@@ -248,6 +248,7 @@ class Table(eqx.Module):
         return Gaussian(mean, jnp.zeros_like(mean))
 
 
+@nightly
 def test_every_sample_meets_its_own_advantage_in_the_ppo_phase():
     """With a mean per sample, each must move to or from its own action by its own advantage."""
     config = dataclasses.replace(SMALL.config, weight_decay=0.0, ppo_epochs=1)

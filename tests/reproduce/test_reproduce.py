@@ -105,6 +105,7 @@ def test_killed_cell_is_resumed_and_finished_ones_are_left_alone(plan_pair, monk
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
+@nightly
 def test_a_failing_cell_does_not_stop_the_others(plan_pair, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     plan = plan_pair(tasks=[f"{tmp_path / 'broken.py'}:Broken", PENDULUM], seeds=1)

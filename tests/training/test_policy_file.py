@@ -32,6 +32,7 @@ from rpo.training import (
 )
 from rpo.training.policies import MOMENTS, open_moments, open_policies
 from rpo.training.policy_file import read_policy_file, write_policy_file
+from tests.marks import nightly
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, Countdown
 from tests.training.test_resume import StoppedError, stop_at
 
@@ -92,6 +93,7 @@ def test_moments_are_evenly_spaced(finished_run: Run) -> None:
         moments[0].actors("best")
 
 
+@nightly
 def test_a_resumed_run_has_the_same_files(train_tiny, tmp_path: Path) -> None:
     whole = train_tiny(candidates=4)
     with pytest.raises(StoppedError):
