@@ -17,7 +17,7 @@ from rpo.arguments import (
     UsageError,
     parse,
 )
-from rpo.errors import suggestion
+from rpo.errors import unknown
 from rpo.runtime import VERSION
 
 USAGE = """usage: rpo COMMAND ...
@@ -171,10 +171,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     command = commands.get(arguments[0])
     if command is None:
-        raise UsageError(
-            f"unknown command {arguments[0]!r}{suggestion(arguments[0], commands)}; "
-            f"known: {', '.join(commands)}"
-        )
+        raise UsageError(unknown("command", arguments[0], commands))
     return command(arguments[1:])
 
 

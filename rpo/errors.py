@@ -57,6 +57,20 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
+    """What to say of a name that does not exist: the nearest one, and all there are.
+
+    Args:
+        kind: of thing: "task", "setting".
+        name: that was given.
+        known: the others.
+        where: they are known, with its preposition.
+    """
+    known = list(known)
+    there = f" {where}" if where else ""
+    return f"unknown {kind} {name!r}{suggestion(name, known)}{there}; known: {', '.join(known)}"
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
     return " ".join(str(error).split())

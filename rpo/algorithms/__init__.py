@@ -12,7 +12,7 @@ from rpo.algorithms.sac import SAC, SACConfig
 from rpo.algorithms.sapo import SAPO, SAPOConfig
 from rpo.algorithms.shac import SHAC, SHACConfig
 from rpo.algorithms.sharding import shard_state, sharded_update
-from rpo.errors import suggestion
+from rpo.errors import unknown
 from rpo.nets import policy_action
 
 _METHODS: dict[str, tuple[type[Any], type[Any]]] = {
@@ -62,8 +62,7 @@ def make(name: str, config: Any, axis: str | None = None) -> Algorithm:
 
 def _find(name: str) -> tuple[type[Any], type[Any]]:
     if name not in _METHODS:
-        hint = suggestion(name, _METHODS)
-        raise ValueError(f"unknown algorithm {name!r}{hint}; known: {', '.join(_METHODS)}")
+        raise ValueError(unknown("algorithm", name, _METHODS))
     return _METHODS[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from rpo.envs.hand_model import HandSettings
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
 from rpo.envs.settings import TaskSettings
-from rpo.errors import suggestion
+from rpo.errors import unknown
 
 _TASKS: dict[str, tuple[Callable[[Any], Env], type[TaskSettings]]] = {
     "hopper": (Hopper, HopperSettings),
@@ -49,7 +49,7 @@ def make(task: str, **settings: Any) -> Env:
     known = [field.name for field in dataclasses.fields(settings_type)]
     for name in settings:
         if name not in known:
-            raise ValueError(_unknown(f"setting of {task}", name, known))
+            raise ValueError(unknown(f"setting of {task}", name, known))
     return _TASKS[task][0](settings_type(**settings))
 
 
@@ -60,7 +60,7 @@ def settings_class(task: str) -> type[TaskSettings]:
         ValueError: if there is no such task.
     """
     if task not in _TASKS:
-        raise ValueError(_unknown("task", task, names()))
+        raise ValueError(unknown("task", task, names()))
     return _TASKS[task][1]
 
 
@@ -106,8 +106,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(_shown, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    return f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}"

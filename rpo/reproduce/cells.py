@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rpo.errors import suggestion
+from rpo.errors import unknown
 from rpo.reproduce.targets import BUDGETS, TARGETS, Budget, Target, Variant
 from rpo.show import draw_curve
 from rpo.training import Run, RunError, SettingsError, train
@@ -256,9 +256,7 @@ def make_plan(
 
 def _find(known: dict[str, Any], name: str, kind: str) -> Any:
     if name not in known:
-        raise SettingsError(
-            f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}"
-        )
+        raise SettingsError(unknown(kind, name, known))
     return known[name]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rpo.errors import one_line
+from rpo.errors import one_line, unknown
 from rpo.reproduce.cells import Cell
 from rpo.runtime import DEVICES_VARIABLE
 from rpo.training import Run, SettingsError, TrainingInterrupted
@@ -281,5 +281,5 @@ def make_executor(
         "ray": lambda: RayExecutor(cpus_per_cell=cpus_per_cell, gpus_per_cell=gpus_per_cell),
     }
     if name not in makers:
-        raise SettingsError(f"unknown executor {name!r}; known: {', '.join(makers)}")
+        raise SettingsError(unknown("executor", name, makers))
     return makers[name]()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rpo.errors import SettingsError, suggestion
+from rpo.errors import SettingsError, unknown
 
 Settings = dict[str, Any]
 
@@ -263,8 +263,5 @@ def preset_settings(algorithm: str, task: str, preset: str) -> Settings:
     custom = CUSTOM_SAC if algorithm == "sac" else custom
     known = PRESETS.get(algorithm, {}).get(task, {DEFAULT_PRESET: custom})
     if preset not in known:
-        raise SettingsError(
-            f"unknown preset {preset!r}{suggestion(preset, known)} for {algorithm} on {task}; "
-            f"known: {', '.join(known)}"
-        )
+        raise SettingsError(unknown("preset", preset, known, f"for {algorithm} on {task}"))
     return dict(known[preset])

@@ -10,7 +10,7 @@ import jax
 
 from rpo import algorithms, envs
 from rpo.envs.base import Env
-from rpo.errors import SettingsError, one_line, suggestion
+from rpo.errors import SettingsError, one_line, unknown
 from rpo.training.presets import preset_candidates, preset_settings
 from rpo.training.task_check import check_env
 from rpo.training.task_files import is_task_file, load_task
@@ -228,10 +228,7 @@ def _sort(
     known = [name for names in owners.values() for name in names]
     for name in settings:
         if name not in known:
-            raise SettingsError(
-                f"unknown setting {name!r}{suggestion(name, known)} for {algorithm} on {task}; "
-                f"known: {', '.join(known)}"
-            )
+            raise SettingsError(unknown("setting", name, known, f"for {algorithm} on {task}"))
     return {
         owner: {name: value for name, value in settings.items() if name in names}
         for owner, names in owners.items()
