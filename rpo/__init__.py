@@ -7,12 +7,15 @@ runs anything. `train` and `evaluate` are the whole program; `rpo.envs`, `rpo.al
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import Any
 
 from rpo import runtime
+from rpo.errors import SettingsError
 
-runtime.configure()
+with contextlib.suppress(SettingsError):  # whatever is used first says it in one line
+    runtime.configure()
 
 __version__ = runtime.VERSION
 __all__ = ["Evaluation", "Run", "__version__", "evaluate", "load_policy", "make", "train"]

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
+from rpo import runtime
 from rpo.arguments import (
     UsageError,
     parse,
 )
 from rpo.errors import unknown
-from rpo.runtime import VERSION
 
 USAGE = """usage: rpo COMMAND ...
 
@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     warnings.showwarning = _show_warning
     try:
+        runtime.configure()
         with running(["rpo", *words]):
             return _dispatch(words)
     except TaskError as error:
@@ -167,7 +168,7 @@ def _dispatch(arguments: list[str]) -> int:
         "check-gradients": _check_gradients,
     }
     if arguments[0] == "--version":
-        print(VERSION)
+        print(runtime.VERSION)
         return 0
     command = commands.get(arguments[0])
     if command is None:

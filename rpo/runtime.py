@@ -20,6 +20,8 @@ import os
 
 import jax
 
+from rpo.errors import SettingsError
+
 VERSION = "0.1.0"
 
 FUSION_OPTION = "xla_cpu_use_multi_output_fusion"
@@ -66,7 +68,7 @@ def configure() -> tuple[str, ...]:
         One line for each thing that could not be set; empty if all is well.
 
     Raises:
-        ValueError: if `RPO_CPU_DEVICES` is not a positive whole number.
+        SettingsError: if `RPO_CPU_DEVICES` is not a positive whole number.
     """
     global _problems
     if _problems is None:
@@ -108,7 +110,7 @@ def _requested_devices() -> int:
     if text is None:
         return usable_cores()
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_CPU_DEVICES:
-        raise ValueError(
+        raise SettingsError(
             f"{DEVICES_VARIABLE} must be a positive whole number, at most {MAX_CPU_DEVICES}, "
             f"got {text[:40]!r}"
         )

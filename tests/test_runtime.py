@@ -76,10 +76,12 @@ def test_number_of_cpu_devices_of_the_user_wins() -> None:
     assert result.stdout.strip() == "4"
 
 
-def test_a_senseless_number_of_devices_is_refused() -> None:
-    result = python("import rpo", RPO_CPU_DEVICES="many")
-    assert result.returncode != 0
-    assert "RPO_CPU_DEVICES must be a positive whole number" in result.stderr
+def test_a_wrong_number_of_devices_takes_one_line():
+    result = python("import rpo.cli; rpo.cli.main(['tasks'])", RPO_CPU_DEVICES="many")
+    expected = "error: RPO_CPU_DEVICES must be a positive whole number, at most 4096, got 'many'"
+    assert result.stderr.splitlines() == [expected]
+    result = python("import rpo; rpo.train('ant')", RPO_CPU_DEVICES="many")
+    assert "rpo.errors.SettingsError: RPO_CPU_DEVICES must be" in result.stderr
 
 
 def test_the_compiler_option_can_be_refused() -> None:
