@@ -8,12 +8,16 @@ unless `RPO_TESTS_OPTIMIZE=1` asks for the programs as users get them.
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 os.environ.setdefault("RPO_CPU_DEVICES", "2")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rpo-compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    # A shell starts what it puts in the background deaf to Ctrl-C, and so would be what we start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 if os.environ.get("RPO_TESTS_OPTIMIZE", "0") == "0":

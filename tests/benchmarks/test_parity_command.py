@@ -18,7 +18,9 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "parity.py"
 def main():
     specification = importlib.util.spec_from_file_location("parity_command", SCRIPT)
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as for a script
+        specification.loader.exec_module(module)
     return module.main
 
 
