@@ -20,9 +20,9 @@ from jaxtyping import Array, Float
 from rpo.envs.base import Env, EnvState
 from rpo.report.gradients import random_states
 
-STEP = 1e-2
-"""Perturbation of the finite differences, which are in single precision."""
-DIRECTIONS = 16
+STEPS = (1e-2, 1e-3)
+"""Perturbations of the finite differences, which are in single precision."""
+DIRECTIONS = 8
 """Random directions per state, along which the derivatives are compared."""
 SMALLEST_COSINE = 0.9
 """Between both derivatives along the directions, in half of the states, of a useful gradient."""
@@ -30,7 +30,7 @@ SMALLEST_COSINE = 0.9
 WITHOUT_DERIVATIVE = ("ppo", "sac")
 """Methods that never differentiate the task."""
 
-Kind = Literal["useful", "wrong", "zero", "not finite", "missing"]
+Kind = Literal["useful", "rough", "wrong", "zero", "not finite", "missing"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Verdict:
 
     Args:
         task: its name.
-        kind: `missing` if JAX cannot differentiate the task at all.
+        kind: `missing` if JAX cannot differentiate the task at all; `rough` if finite differences
+            of two sizes disagree with one another as well.
         detail: in words.
         cosine: median over states, NaN where there is nothing to compare.
     """
@@ -86,10 +87,15 @@ def judge(
     gradient = jax.jit(jax.grad(lambda a, s: returns(a, s).sum()))(actions, state)
     ours = np.asarray(jnp.einsum("hsa,dhsa->sd", gradient, directions), float)
     value = jax.jit(returns)
-    ahead, behind = (
-        np.array([value(actions + sign * STEP * d, state) for d in directions]) for sign in (1, -1)
-    )
-    return _judge(task, ours, (ahead - behind).T / (2 * STEP), horizon)
+
+    def difference(step: float) -> Float[np.ndarray, "states directions"]:
+        moved = [
+            np.asarray(value(actions + step * d, state) - value(actions - step * d, state), float)
+            for d in directions
+        ]
+        return np.array(moved).T / (2 * step)
+
+    return _judge(task, ours, [difference(step) for step in STEPS], horizon)
 
 
 def obstacle(env: Env, horizon: int = 2) -> str | None:
@@ -121,7 +127,7 @@ def _returns(env: Env) -> Callable[[Array, EnvState], Array]:
 def _judge(
     task: str,
     ours: Float[np.ndarray, "states directions"],
-    expected: Float[np.ndarray, "states directions"],
+    differences: list[Float[np.ndarray, "states directions"]],
     horizon: int,
 ) -> Verdict:
     count = len(ours)
@@ -130,16 +136,27 @@ def _judge(
     if finite.sum() <= count / 2:
         return Verdict(task, "not finite", f"{int((~finite).sum())} of {count} gradients, {over}")
     if not ours[finite].any():
-        told = "though the return changes" if expected.any() else "the return does not change"
+        moved = any(expected.any() for expected in differences)
+        told = "though the return changes" if moved else "the return does not change"
         return Verdict(task, "zero", f"{told} with the actions {over}")
-    judged = finite & np.isfinite(expected).all(axis=1)
-    x, y = ours[judged], expected[judged]
-    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
-    tiny = np.finfo(np.float32).tiny
-    cosine = float(np.median((x * y).sum(1) / np.maximum(norms[0] * norms[1], tiny)))
-    error = float(np.median(np.linalg.norm(x - y, axis=1) / np.maximum(norms[1], tiny)))
-    detail = f"cosine {cosine:.3f} with finite differences and {error:.0%} apart, medians {over}"
+    cosines = [_cosine(ours[finite], expected[finite]) for expected in differences]
+    cosine, between = max(cosines), _cosine(*(expected[finite] for expected in differences))
+    detail = f"cosine {cosine:.3f} with finite differences, median {over}"
     if not finite.all():
         detail += f"; {int((~finite).sum())} gradients not finite"
-    kind: Kind = "useful" if cosine >= SMALLEST_COSINE else "wrong"
-    return Verdict(task, kind, detail, cosine)
+    if cosine >= SMALLEST_COSINE:
+        return Verdict(task, "useful", detail, cosine)
+    if between >= SMALLEST_COSINE:
+        return Verdict(task, "wrong", detail, cosine)
+    steps = " and ".join(map(str, STEPS))
+    detail += f"; {between:.3f} between those of {steps}: the return jumps or bends"
+    return Verdict(task, "rough", detail, cosine)
+
+
+def _cosine(
+    x: Float[np.ndarray, "states directions"], y: Float[np.ndarray, "states directions"]
+) -> float:
+    """Median over states of the cosine between two derivatives; states that diverged count 0."""
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    cosines = (x * y).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
+    return float(np.median(np.nan_to_num(cosines)))

@@ -26,6 +26,14 @@ class Infinite(Reach):
         return super().move(position, action + 0 * jnp.sqrt(0 * action))
 
 
+class Jagged(Reach):
+    """Every step earns what its place modulo 0.001 is worth: a derivative without a direction."""
+
+    def step(self, state, action):
+        following = super().step(state, action)
+        return following.replace(reward=(following.position % 0.001).sum())
+
+
 class Backwards(Reach):
     def move(self, position, action):
         return super().move(position, 2 * lax.stop_gradient(action) - action)
@@ -38,6 +46,7 @@ class Backwards(Reach):
         (Cut, "zero", "though the return changes"),
         (Idle, "zero", "the return does not change"),
         (Infinite, "not finite", "8 of 8 gradients"),
+        (Jagged, "rough", "between those of 0.01 and 0.001"),
         (Backwards, "wrong", "cosine -1.000"),
         (Looping, "missing", "its solver loops"),
     ],
