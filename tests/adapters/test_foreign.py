@@ -22,6 +22,8 @@ from rpo import algorithms, cli, runtime
 from rpo.adapters import foreign
 from rpo.errors import SettingsError, TaskError
 from rpo.training import Run
+from rpo.training.origin import resume_settings
+from rpo.training.settings import resolve
 from rpo.training.task_check import check_env
 from rpo.training.task_files import is_task_file
 from tests.adapters import fake_package
@@ -205,6 +207,17 @@ def tiny(algorithm: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in fields}
 
 
+def test_a_run_records_the_name_and_the_settings(fake: None, tmp_path: Path) -> None:
+    Run.create(tmp_path / "run", resolve("fake:Reach", settings=TINY | {"episode_length": 9}))
+    run = Run.load(tmp_path / "run")
+    assert run.recorded_task is None  # no file to be trusted
+    assert run.resume_command == f"rpo train --resume {run.path}"
+    assert run.resolved().env.spec.episode_length == 9
+    with pytest.raises(SettingsError, match="is a run of fake:Reach, not of brax:Reach"):
+        resume_settings(run, "brax:Reach", None, {})
+
+
+@pytest.mark.nightly
 def test_the_command_line(fake: None, tmp_path: Path, capsys) -> None:
     path = tmp_path / "run"
     settings = tiny("shac") | {"total_steps": 8 * 8 * 2, "evaluation_episodes": 0, "run_dir": path}

@@ -69,6 +69,7 @@ def test_earns_what_it_earns_there(name: str) -> None:
     assert theirs.dt == pytest.approx(env.spec.control_dt)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ROBOTS)
 def test_random_actions_keep_it_finite(name: str) -> None:
     _, env = load(name)
