@@ -84,7 +84,8 @@ class CheckGradientsArguments:
     """Compares a task's gradients with finite differences; exit status 1 if they disagree.
 
     Args:
-        task: name of a task, or FILE.py:CLASS.
+        task: name of a task, FILE.py:CLASS, or one of another package (brax:ant), whose derivative
+            is judged as a whole.
         samples: random states to compare at.
         horizon: steps of the return whose gradient is compared; 0 compares one step only.
         seed: of the random states.
@@ -254,6 +255,7 @@ def _tasks(arguments: list[str]) -> int:
         print(f"{figures.pop('task')}: {figures.pop('about')}")
         for name, value in figures.items():
             print(f"    {name}: {value}")
+    print("brax:NAME, playground:NAME: an environment of Brax or MuJoCo Playground, if installed")
     return 0
 
 
@@ -271,6 +273,7 @@ def _algorithms(arguments: list[str]) -> int:
 
 
 def _check_gradients(arguments: list[str]) -> int:
+    from rpo.adapters import foreign
     from rpo.envs.gradient_check import check_gradients
     from rpo.training import SettingsError
     from rpo.training.cache import enable_compilation_cache
@@ -278,6 +281,8 @@ def _check_gradients(arguments: list[str]) -> int:
 
     given = parse(CheckGradientsArguments, arguments, "rpo check-gradients")
     enable_compilation_cache()
+    if foreign.is_foreign(given.task):
+        return _judge_derivative(given)
     try:
         found = check_gradients(
             make_env(given.task, {}),
@@ -292,6 +297,19 @@ def _check_gradients(arguments: list[str]) -> int:
         raise SettingsError(str(error)) from error
     print(found.table())
     return 0 if found.passed else 1
+
+
+def _judge_derivative(given: CheckGradientsArguments) -> int:
+    """The same for a task of another package: whether its derivative is of use, in one line."""
+    from rpo.envs.verdict import judge
+    from rpo.training.settings import make_env
+
+    env = make_env(given.task, {})
+    verdict = judge(
+        env, given.task, samples=given.samples, horizon=max(given.horizon, 1), seed=given.seed
+    )
+    print(verdict)
+    return 0 if verdict.useful else 1
 
 
 def _nothing() -> None:

@@ -32,6 +32,8 @@ MAX_CPU_DEVICES = 4096
 FUSION_VARIABLE = "RPO_FUSION"
 
 _problems: list[str] | None = None
+_flags_before: str | None = None
+"""`XLA_FLAGS` before the compiler option was added to it here, if it was."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +89,30 @@ def _configure() -> list[str]:
             "import rpo first, or set XLA_FLAGS=" + _EXTRA + FUSION_OPTION + "=true"
         ]
     if os.environ.get(FUSION_VARIABLE, "1") != "0":
+        global _flags_before
+        _flags_before = flags
         os.environ["XLA_FLAGS"] = with_fusion(flags)
     if _COUNT not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", count)
     return []
+
+
+def without_fusion() -> bool:
+    """Takes the compiler option back, for programs on which XLA aborts with it.
+
+    That works until JAX has started, and only if it was this process that set it.
+
+    Returns:
+        whether programs are compiled without it.
+    """
+    global _flags_before
+    if _flags_before is not None and not _backend_started():
+        if os.environ.get("XLA_FLAGS") == with_fusion(_flags_before):
+            os.environ["XLA_FLAGS"] = _flags_before
+        _flags_before = None
+    if f"{FUSION_OPTION}=true" not in os.environ.get("XLA_FLAGS", ""):
+        return True
+    return _backend_started() and jax.default_backend() != "cpu"
 
 
 def with_fusion(flags: str) -> str:

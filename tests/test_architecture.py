@@ -14,6 +14,7 @@ ROOMS = (  # from the ground up; docs/architecture.md says what each may know
     "runtime",
     "physics",
     "envs",
+    "adapters",
     "nets",
     "algorithms",
     "training",
@@ -51,7 +52,12 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
     return found
 
 
+ABOVE = {"rpo.adapters.gymnasium": "show"}  # it hands pictures on
+
+
 def room(module: str) -> int:
+    if module in ABOVE:
+        return ROOMS.index(ABOVE[module]) + 1
     return ROOMS.index(module.split(".")[1]) if "." in module else len(ROOMS)
 
 

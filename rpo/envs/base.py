@@ -181,6 +181,10 @@ class EpisodicEnv(Env):
         """Whether an episode ends in this state; by default never."""
         return jnp.zeros(_batch_size(state), bool)
 
+    def diverged(self, state: PyTree) -> Bool[Array, " envs"]:
+        """Whether a state is beyond use; by default if any number is not finite or too large."""
+        return _diverged(state)
+
     def report(self, state: PyTree) -> dict[str, Array]:
         """Figures of a batch's running episodes (envs,) by `report_names`; by default none."""
         return {}
@@ -211,7 +215,7 @@ class EpisodicEnv(Env):
         observation = self.observe(physics)
         reward = self.reward(state.physics, action, physics)
 
-        non_finite = _diverged(physics) | ~_finite(observation) | ~_finite(reward)
+        non_finite = self.diverged(physics) | ~_finite(observation) | ~_finite(reward)
         step_count = state.step_count + 1
         terminated = self.is_terminal(physics) | non_finite
         truncated = (step_count >= self.spec.episode_length) & ~terminated

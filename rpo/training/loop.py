@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo import runtime
+from rpo.adapters import foreign
 from rpo.envs.base import Env
 from rpo.errors import SettingsError, TrainingError, TrainingInterrupted
 from rpo.training import processes
@@ -54,7 +55,8 @@ def train(
     call; only the first one writes, reports, evaluates and has its callbacks called.
 
     Args:
-        task: name of a shipped task, `file.py:Class`, or an environment. Not needed to resume.
+        task: name of a shipped task, of another package's such as `brax:ant`, `file.py:Class`, or
+            an environment. Not needed to resume.
         algorithm: name of the method.
         preset: name of the settings to start from.
         seed: of the first training, 0 by default.
@@ -79,6 +81,7 @@ def train(
         TrainingInterrupted: after SIGINT or SIGTERM; the run has been saved.
         OSError: if the run directory cannot be made.
     """
+    foreign.prepare(task)
     for problem in runtime.configure():
         warnings.warn(problem, stacklevel=2)
     enable_compilation_cache()

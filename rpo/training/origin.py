@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from rpo.envs import names
 from rpo.envs.base import Env
 from rpo.errors import CheckpointError, RunError, SettingsError
 from rpo.nets import Actor
@@ -27,7 +26,7 @@ from rpo.training.checkpoint import restore_last
 from rpo.training.program import Program, Progressing
 from rpo.training.run import Run
 from rpo.training.selection import Race
-from rpo.training.settings import Resolved
+from rpo.training.settings import Resolved, is_known
 from rpo.training.task_files import is_task_file
 
 
@@ -54,7 +53,7 @@ def restore_origin(run: Run, env: Env) -> Restored:
     Raises:
         RunError: see `restore`.
     """
-    own = run.config["task"] in names()  # perhaps another task, or with other settings
+    own = is_known(run.config["task"])  # perhaps another task, or with other settings
     return restore(run, run.resolved(None if own else env))
 
 
@@ -132,7 +131,9 @@ def resume_settings(
         raise SettingsError(f"a resumed run keeps its settings; leave out {names}")
     name = task.spec.name if isinstance(task, Env) else task
     # a file may lie elsewhere
-    known, given = (x and x.rpartition(":")[2] for x in (run.config["task"], name))
+    known, given = (
+        x.rpartition(":")[2] if x and is_task_file(x) else x for x in (run.config["task"], name)
+    )
     same_file = isinstance(task, Env) and is_task_file(run.config["task"])
     if given is not None and given != known and not same_file:
         raise SettingsError(f"{run.path} is a run of {run.config['task']}, not of {name}")

@@ -32,7 +32,7 @@ from rpo.training.policy_file import (
 from rpo.training.program import Program, Progressing, Standing, standing
 from rpo.training.run import Run
 from rpo.training.selection import Race
-from rpo.training.settings import Resolved, make_env
+from rpo.training.settings import Resolved, is_known, make_env
 from rpo.training.task_files import is_task_file, load_task
 
 MOMENTS = 10
@@ -241,7 +241,7 @@ def env_of(source: Source, file: PolicyFile, env: Env | str | None = None) -> En
 
 def _recorded_env(file: PolicyFile) -> Env:
     facts = file.facts
-    if is_task_file(facts.task) or facts.task not in envs.names():
+    if is_task_file(facts.task) or not is_known(facts.task):
         raise RunError(
             f"the policy was trained on {facts.task}, an environment of your own; give it as the "
             "task (a file is executed)"

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from rpo.envs import names
+from rpo.adapters import foreign
 from rpo.envs.base import Env
 from rpo.errors import RunError, SettingsError, one_line
 from rpo.training.metrics import Table, read_metrics
@@ -41,7 +41,7 @@ from rpo.training.run_files import (
     write_json,
 )
 from rpo.training.selection import Race
-from rpo.training.settings import Resolved, RunSettings, config_from, make_env
+from rpo.training.settings import Resolved, RunSettings, config_from, is_known, make_env
 from rpo.training.task_files import is_task_file, load_task, parse_task_file, trusted_task
 from rpo.training.typed import typed
 
@@ -61,6 +61,7 @@ class Run:
         self.path = path
         self.config = config
         self.env = env
+        foreign.prepare(config.get("task"))
 
     @classmethod
     def create(
@@ -135,7 +136,7 @@ class Run:
         env = self.env if env is None else env
         if env is None and is_task_file(task):
             trusted_task(self.path, config, None, trust=False)  # says what to do
-        if env is None and not is_task_file(task) and task not in names():
+        if env is None and not is_task_file(task) and not is_known(task):
             raise RunError(
                 f"{self.path} was trained on {task!r}, an environment of your own; give it as "
                 "the task"

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from rpo import algorithms, envs
+from rpo.adapters import foreign
 from rpo.envs.base import Env
 from rpo.errors import SettingsError, one_line, unknown
 from rpo.training.presets import preset_candidates, preset_settings
@@ -112,7 +113,8 @@ def resolve(
     """Fills in every setting.
 
     Args:
-        task: name of a shipped task, `file.py:Class`, or an environment.
+        task: name of a shipped task, of another package's such as `brax:ant`, `file.py:Class`, or
+            an environment.
         algorithm: name of the method.
         preset: name of the settings to start from.
         settings: what differs from the preset, by name: settings of the method, of the task,
@@ -173,15 +175,20 @@ def default_devices(num_envs: int, trainings: int = 1) -> int:
 
 
 def task_settings_class(task: str | Env) -> type[Any] | None:
-    """The dataclass of a shipped task's settings, None for a user's own environment.
+    """The dataclass of a named task's settings, None for a user's own environment.
 
     Raises:
         ValueError: if there is no such task.
     """
     if isinstance(task, Env) or is_task_file(task):
         return None
-    settings_class: type[Any] = envs.settings_class(task)
+    settings_class: type[Any] = _home(task).settings_class(task)
     return settings_class
+
+
+def is_known(task: str) -> bool:
+    """Whether a name is enough to make a task: a shipped one, or one of another package."""
+    return task in envs.names() or foreign.is_foreign(task)
 
 
 def make_env(task: str | Env, task_settings: Mapping[str, Any]) -> Env:
@@ -199,7 +206,15 @@ def make_env(task: str | Env, task_settings: Mapping[str, Any]) -> Env:
         return task
     if is_task_file(task):
         return load_task(task)
-    return envs.make(task, **typed(envs.settings_class(task), task_settings))
+    env: Env = _home(task).make(task, **typed(_home(task).settings_class(task), task_settings))
+    if foreign.is_foreign(task):
+        check_env(env)
+    return env
+
+
+def _home(task: str) -> Any:
+    """The module that makes tasks of such a name."""
+    return foreign if foreign.is_foreign(task) else envs
 
 
 def config_from(algorithm: str, stored: Mapping[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rpo.adapters.foreign import is_foreign
 from rpo.envs.base import Env
 from rpo.errors import RunError, SettingsError, TaskError
 from rpo.training.task_check import check_env
@@ -58,7 +59,7 @@ class TaskFile:
 
 def is_task_file(task: str) -> bool:
     """Whether a task's name means a file."""
-    return ":" in task or task.endswith(".py")
+    return (":" in task and not is_foreign(task)) or task.endswith(".py")
 
 
 def parse_task_file(task: str) -> TaskFile:

@@ -1,0 +1,59 @@
+"""Brax's environments as tasks: `brax:ant`, `brax:halfcheetah`, ..., on any of its engines."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeAlias
+
+from rpo.adapters.foreign import ForeignTask, Simulator, imported, spec_of
+from rpo.errors import SettingsError
+
+Backend: TypeAlias = Literal["generalized", "positional", "spring", "mjx"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BraxSettings:
+    """Settings of a Brax environment.
+
+    Raises:
+        SettingsError: if the time limit is not positive.
+    """
+
+    backend: Backend = "generalized"
+    """Which of Brax's engines."""
+    episode_length: int = 1000
+    """Steps after which an episode is truncated."""
+
+    def __post_init__(self) -> None:
+        if self.episode_length < 1:
+            raise SettingsError(f"episode_length is {self.episode_length}, must be at least 1")
+
+
+def names() -> list[str]:
+    """Of the environments that Brax has registered."""
+    registered: dict[str, Any] = _brax()._envs  # it has no public list
+    own = (name for name in registered if not name.startswith("rpo_"))
+    return sorted(name for name in own if name != "fast")  # a fake for Brax's tests
+
+
+def settings_class(name: str) -> type[BraxSettings]:
+    """All environments have the same settings."""
+    return BraxSettings
+
+
+def make(name: str, settings: BraxSettings) -> ForeignTask:
+    """Brax's environment of this name as a task.
+
+    Raises:
+        SettingsError: if it cannot serve.
+    """
+    task = f"brax:{name}"
+    env = _brax().get_environment(name, backend=settings.backend)
+    simulator = Simulator(task, env)
+    return ForeignTask(
+        spec=spec_of(task, simulator, settings.episode_length, float(env.dt)), simulator=simulator
+    )
+
+
+def _brax() -> Any:
+    return imported("brax.envs", "brax")

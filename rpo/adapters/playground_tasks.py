@@ -1,0 +1,63 @@
+"""MuJoCo Playground's environments as tasks: `playground:CheetahRun` and so on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeAlias
+
+from rpo.adapters.foreign import ForeignTask, Simulator, imported, spec_of
+from rpo.errors import SettingsError
+
+Implementation: TypeAlias = Literal["jax", "warp"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlaygroundSettings:
+    """Settings of a Playground environment.
+
+    Raises:
+        SettingsError: if the time limit is not positive.
+    """
+
+    implementation: Implementation = "jax"
+    """Of MJX: `warp` has no derivative."""
+    episode_length: int | None = None
+    """Actions after which an episode is truncated; None takes the environment's own."""
+
+    def __post_init__(self) -> None:
+        if self.episode_length is not None and self.episode_length < 1:
+            raise SettingsError(f"episode_length is {self.episode_length}, must be at least 1")
+
+
+def names() -> list[str]:
+    """Of the environments that Playground has registered."""
+    return sorted(_registry().ALL_ENVS)
+
+
+def settings_class(name: str) -> type[PlaygroundSettings]:
+    """All environments have the same settings."""
+    return PlaygroundSettings
+
+
+def make(name: str, settings: PlaygroundSettings) -> ForeignTask:
+    """Playground's environment of this name as a task.
+
+    The first use of one of its robots makes Playground clone their descriptions with git.
+
+    Raises:
+        SettingsError: if it cannot serve.
+    """
+    task = f"playground:{name}"
+    config = _registry().get_default_config(name)
+    changes = {"impl": settings.implementation} if "impl" in config else {}
+    env = _registry().load(name, config=config, config_overrides=changes)
+    repeat = int(config.get("action_repeat", 1))
+    simulator = Simulator(task, env, repeat)
+    length = settings.episode_length or int(config.get("episode_length", 1000)) // repeat
+    return ForeignTask(
+        spec=spec_of(task, simulator, length, float(env.dt) * repeat), simulator=simulator
+    )
+
+
+def _registry() -> Any:
+    return imported("mujoco_playground", "playground").registry
