@@ -1,8 +1,8 @@
 """Is another package's derivative of any use? A verdict in one line, before a training starts.
 
 `rpo.envs.gradient_check` asks whether every entry of a task's Jacobians is exact. A foreign state
-has thousands of entries, and nobody promises exactness: asked here is only whether the gradient that
-first-order methods follow, of a return by the actions, points where finite differences do.
+has thousands of entries, and nobody promises exactness: asked here is only whether the gradient
+that first-order methods follow, of a return by the actions, points where finite differences do.
 """
 
 from __future__ import annotations
