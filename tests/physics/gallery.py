@@ -45,8 +45,8 @@ def table() -> str:
     lines = ["| model | loads | degrees of freedom, or the reason |", "|---|---|---|"]
     for name, path in descriptions().items():
         robot = load(path)
-        refused = isinstance(robot, str)
-        lines.append(f"| {name} | {'no' if refused else 'yes'} | {robot if refused else robot.nv} |")
+        loads, what = ("no", robot) if isinstance(robot, str) else ("yes", robot.nv)
+        lines.append(f"| {name} | {loads} | {what} |")
     loaded = sum("| yes |" in line for line in lines)
     return "\n".join([*lines, "", f"{loaded} of {len(lines) - 2} load."])
 
