@@ -17,10 +17,12 @@ import mujoco
 import numpy as np
 
 from rpo.physics.geoms import NO_GEOMS, Floats, Geoms
-from rpo.physics.touching import Reach, is_excluded, may_touch
+from rpo.physics.touching import Reach, has_friction, is_excluded, may_touch
 from rpo.physics.unsupported import COLLIDERS, friendly_name, geom_label, shape_name
 
 _PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
+_CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
+_THIN = (int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE))
 
 PlaceGeom = Callable[[int], tuple[int, Floats, Floats]]
 """Link of a shape (-1: the world), its position and quaternion in the link frame."""
@@ -44,6 +46,11 @@ def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeo
     used = sorted({geom for pair in pairs for geom in pair})
     if not used:
         return NO_GEOMS
+    smooth = np.zeros((len(used), len(used)), bool)
+    for a, b in (pair for pair in pairs if not has_friction(model, *pair)):
+        one, other = used.index(a), used.index(b)
+        smooth[one, other] = smooth[other, one] = True
+    cylinders = np.array([int(model.geom_type[geom]) == _CYLINDER for geom in used])
     places = [place(geom) for geom in used]
     extents, radius = zip(*(_rounded_box(model, geom) for geom in used), strict=True)
     count = len(used)
@@ -58,6 +65,8 @@ def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeo
         damping=np.full(count, numbers["pair_damping"]),
         friction_stiffness=np.full(count, numbers["pair_friction_stiffness"]),
         friction_coefficient=model.geom_friction[used, 0].astype(np.float64),
+        frictionless=smooth if smooth.any() else None,
+        cylinder=cylinders if cylinders.any() else None,
         pairs=np.array([[used.index(geom) for geom in pair] for pair in pairs], np.int64),
     )
     _warn_of_overlaps(model, pairs)
@@ -85,16 +94,17 @@ def _pairs(model: mujoco.MjModel) -> list[tuple[int, int]]:
 
 def _refuse(model: mujoco.MjModel, reach: Reach, a: int, b: int) -> bool:
     """Whether a pair that is not supported can be left out, since it never touches."""
-    for geom in (a, b):
-        if int(model.geom_type[geom]) not in COLLIDERS:
-            if reach.apart(a, b):
-                return True
-            raise ValueError(
-                f"{geom_label(model, geom)}: a {shape_name(model, geom)} cannot touch another link "
-                "(use spheres, capsules, boxes); set contype and conaffinity to 0 if it is only "
-                "seen"
-            )
-    return False
+    kinds = [int(model.geom_type[geom]) for geom in (a, b)]
+    if all(kind in COLLIDERS for kind in kinds) or reach.apart(a, b):
+        return not all(kind in COLLIDERS for kind in kinds)
+    if _CYLINDER in kinds and any(kind in _THIN for kind in kinds):
+        return False
+    geom, other = (a, b) if kinds[0] not in COLLIDERS else (b, a)
+    raise ValueError(
+        f"{geom_label(model, geom)}: {shape_name(model, geom)} cannot touch "
+        f"{geom_label(model, other)}, {shape_name(model, other)}; set contype and conaffinity "
+        "so that they do not meet, or use other shapes"
+    )
 
 
 def _rounded_box(model: mujoco.MjModel, geom: int) -> tuple[Floats, float]:
@@ -103,6 +113,8 @@ def _rounded_box(model: mujoco.MjModel, geom: int) -> tuple[Floats, float]:
         return np.zeros(3), float(size[0])
     if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE:
         return np.array([0.0, 0.0, size[1]]), float(size[0])
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        return np.array([size[0], size[0], size[1]]), 0.0
     return size.copy(), 0.0
 
 

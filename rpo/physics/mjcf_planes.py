@@ -96,7 +96,7 @@ def _meetings(model: mujoco.MjModel, place: PlaceGeom) -> Iterator[tuple[int, _P
             if int(model.geom_type[geom]) not in _SPOTS:
                 kind = shape_name(model, geom)
                 raise ValueError(
-                    f"{geom_label(model, geom)}: a {kind} cannot touch the ground (use spheres, "
+                    f"{geom_label(model, geom)}: {kind} cannot touch the ground (use spheres, "
                     "capsules, boxes, cylinders, ellipsoids); set contype and conaffinity to 0 if "
                     "it is only seen"
                 )

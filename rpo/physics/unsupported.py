@@ -43,8 +43,9 @@ def geom_label(model: mujoco.MjModel, geom: int) -> str:
 
 
 def shape_name(model: mujoco.MjModel, geom: int) -> str:
-    """Kind of a shape in a word."""
-    return str(_GEOM(model.geom_type[geom]).name.removeprefix("mjGEOM_").lower())
+    """Kind of a shape in a word, with its article."""
+    name = _GEOM(model.geom_type[geom]).name.removeprefix("mjGEOM_").lower()
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _problems(model: mujoco.MjModel) -> Iterator[str]:

@@ -208,9 +208,9 @@ TWO = f'{SPHERE}<body name="hand" pos="0 0 1"><joint name="wrist"/>{SPHERE}</bod
         (mjcf().replace('name="arm"', 'name="arm" gravcomp="1"'), "body 'arm': gravity"),
         (
             mjcf().replace(
-                "<worldbody>", '<worldbody><geom name="step" type="cylinder" size="1 1"/>'
+                "<worldbody>", '<worldbody><geom name="step" type="ellipsoid" size="1 1 1"/>'
             ),
-            "geom 'step' of body 'world': a cylinder cannot touch",
+            "geom 'step' of body 'world': an ellipsoid cannot touch geom",
         ),
         ("<mujoco/>", "nothing can move"),
     ],
