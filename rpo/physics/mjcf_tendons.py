@@ -3,7 +3,8 @@
 Fixed tendons become rows of `Tendons`, spatial ones that run straight from site to site become
 `Cords`; a tendon that nothing pulls on (no spring, damper, friction, limit or actuator) is left
 out. Motors and servos (`position`, `velocity`, `general` with an affine bias) on hinges, slides and
-fixed tendons become `Actuators`, and the state-dependent part of a servo a row of `Tendons`.
+fixed tendons become `Actuators`, and the state-dependent part of a servo a row of `Tendons`; so do
+equality constraints (`rpo.physics.mjcf_equality`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from rpo.physics.actuators import NO_ACTUATORS, Actuators
 from rpo.physics.geoms import Floats
+from rpo.physics.mjcf_equality import is_fixed_tendon, read_equalities, tendon_coefficients
 from rpo.physics.tendons import NO_CORDS, NO_TENDONS, STRAND_FIELDS, Cords, Tendons
 from rpo.physics.touching import is_disabled
 from rpo.physics.unsupported import friendly_name
@@ -50,8 +52,8 @@ def read_tendons(
         if _is_idle(model, tendon):
             continue
         row = _strand(model, tendon, numbers)
-        if _is_fixed(model, tendon):
-            fixed.append(row | {"coefficient": _coefficients(model, tendon)})
+        if is_fixed_tendon(model, tendon):
+            fixed.append(row | {"coefficient": tendon_coefficients(model, tendon)})
         else:
             sites = model.wrap_objid[_wraps(model, tendon)]
             points = [(link, tuple(map(float, at))) for link, at in map(place, map(int, sites))]
@@ -59,6 +61,7 @@ def read_tendons(
     actuators = _actuators(model)
     if not is_disabled(model, "actuation"):
         fixed += _servos(model, actuators.moment)
+    fixed += read_equalities(model)
     return {
         "tendons": Tendons(**_columns(fixed)) if fixed else NO_TENDONS,
         "cords": Cords(**_columns(spatial)) if spatial else NO_CORDS,
@@ -144,7 +147,7 @@ def _moment(model: mujoco.MjModel, index: int) -> Floats:
     """Joint force per force of an actuator (nv,)."""
     gear, target = model.actuator_gear[index, 0], int(model.actuator_trnid[index, 0])
     if int(model.actuator_trntype[index]) == _TENDON:
-        return np.asarray(gear * _coefficients(model, target))
+        return np.asarray(gear * tendon_coefficients(model, target))
     moment = np.zeros(model.nv)
     moment[model.jnt_dofadr[target]] = gear
     return moment
@@ -158,19 +161,6 @@ def _is_servo(model: mujoco.MjModel) -> np.ndarray:
 def _wraps(model: mujoco.MjModel, tendon: int) -> slice:
     first = int(model.tendon_adr[tendon])
     return slice(first, first + int(model.tendon_num[tendon]))
-
-
-def _is_fixed(model: mujoco.MjModel, tendon: int) -> bool:
-    return int(model.wrap_type[model.tendon_adr[tendon]]) == int(_WRAP.mjWRAP_JOINT)
-
-
-def _coefficients(model: mujoco.MjModel, tendon: int) -> Floats:
-    """Length of a fixed tendon per coordinate (nv,)."""
-    result = np.zeros(model.nv)
-    part = _wraps(model, tendon)
-    for joint, coefficient in zip(model.wrap_objid[part], model.wrap_prm[part], strict=True):
-        result[model.jnt_dofadr[joint]] += coefficient
-    return result
 
 
 def _first(values: Any, index: int) -> float:
@@ -201,7 +191,7 @@ def _tendon_problems(model: mujoco.MjModel) -> Iterator[str]:
             continue
         for field in _nonlinear(model, tendon):
             yield f"{label}: {field} is not supported"
-        if not _is_fixed(model, tendon):
+        if not is_fixed_tendon(model, tendon):
             kinds = {int(kind) for kind in model.wrap_type[_wraps(model, tendon)]}
             if kinds != {int(_WRAP.mjWRAP_SITE)}:
                 yield (
@@ -236,7 +226,7 @@ def _actuator(model: mujoco.MjModel, index: int, servo: bool) -> Iterator[str]:
         return
     if model.actuator_dyntype[index] != mujoco.mjtDyn.mjDYN_NONE:
         yield "is not supported: it has an activation of its own; remove dyntype"
-    if kind == _TENDON and not _is_fixed(model, target):
+    if kind == _TENDON and not is_fixed_tendon(model, target):
         yield "is not supported: it pulls on a spatial tendon"
     if kind == _TENDON and model.tendon_actfrclimited[target]:
         yield "is not supported: its tendon limits the force (actuatorfrcrange)"
@@ -258,7 +248,7 @@ def _servo(model: mujoco.MjModel, index: int, kind: int, target: int) -> Iterato
         yield "is not supported: its position or velocity feedback is positive"
     held = kind in _JOINTS and bool(model.jnt_actfrclimited[target])
     if kind == _TENDON and not held:
-        joints = model.wrap_objid[_wraps(model, target)] if _is_fixed(model, target) else []
+        joints = model.wrap_objid[_wraps(model, target)] if is_fixed_tendon(model, target) else []
         held = any(model.jnt_actfrclimited[joint] for joint in joints)
     if model.actuator_forcelimited[index] or held:
         yield "is not supported: the force of a servo cannot be limited; remove forcerange"

@@ -59,10 +59,6 @@ def _whole_elements(model: mujoco.MjModel) -> Iterator[str]:
     for kind, count in (("flex", model.nflex), ("plugin", model.nplugin)):
         for index in range(count):
             yield f"{kind} {friendly_name(model, kind, index)!r} is not supported"
-    for index in range(0 if is_disabled(model, "equality") else model.neq):
-        kind = mujoco.mjtEq(model.eq_type[index]).name.removeprefix("mjEQ_").lower()
-        name = friendly_name(model, "equality", index)
-        yield f"equality constraint {name!r} ({kind}) is not supported"
     for pair in range(0 if is_disabled(model, "contact") else model.npair):
         name = friendly_name(model, "pair", pair)
         yield f"contact pair {name!r} is not supported: use contype and conaffinity"

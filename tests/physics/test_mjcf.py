@@ -176,7 +176,6 @@ def test_plain_motors_are_left_to_the_task() -> None:
 
 
 MESH = """<asset><mesh name="wedge" vertex="0 0 0 1 0 0 0 1 0 0 0 1"/></asset>"""
-TWO = f'{SPHERE}<body name="hand" pos="0 0 1"><joint name="wrist"/>{SPHERE}</body>'
 
 
 @pytest.mark.parametrize(
@@ -184,12 +183,6 @@ TWO = f'{SPHERE}<body name="hand" pos="0 0 1"><joint name="wrist"/>{SPHERE}</bod
     [
         (mjcf(joint='<joint name="hip" type="ball"/>'), "joint 'hip': ball joints"),
         (mjcf(joint='<joint name="b" type="free" damping="1"/>'), "joint 'b': a free joint"),
-        (
-            mjcf(
-                TWO, rest='<equality><joint name="gear" joint1="hinge" joint2="wrist"/></equality>'
-            ),
-            "equality constraint 'gear' (joint)",
-        ),
         (
             mjcf(rest='<equality><weld name="glue" body1="arm"/></equality>'),
             "equality constraint 'glue' (weld)",
@@ -323,14 +316,15 @@ def test_urdf_refusals(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_urdf_mimic_joint_is_refused() -> None:
+def test_urdf_mimic_joint_is_a_spring() -> None:
     driven = """<link name="end"><inertial><mass value="1"/>
       <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
       <joint name="follower" type="revolute"><parent link="tip"/><child link="end"/>
       <axis xyz="1 0 0"/><limit lower="-1" upper="2" effort="5" velocity="3"/>
       <mimic joint="elbow"/></joint></robot>"""
-    with pytest.raises(ValueError, match=r"equality constraint .* \(joint\) is not supported"):
-        load_urdf(URDF.replace("</robot>", driven), floating_base=True)
+    model = load_urdf(URDF.replace("</robot>", driven), floating_base=True)
+    np.testing.assert_array_equal(np.abs(model.tendons.coefficient), [[0] * 6 + [1, 1]])
+    assert model.tendons.coefficient.sum() == 0
 
 
 def test_compiler_warnings_are_python_warnings_and_leave_no_file(
