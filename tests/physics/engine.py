@@ -14,6 +14,7 @@ from rpo.physics.geoms import NO_GEOMS
 from rpo.physics.model import CONTACT_FIELDS, JointType, Model
 from rpo.physics.planes import NO_PLANE_CONTACTS
 from rpo.physics.step import StepSettings, control_step
+from rpo.physics.tendons import STRAND_FIELDS
 
 Floats = NDArray[np.float64]
 SHORT = 1e-7
@@ -36,10 +37,19 @@ def random_states(model: Model, batch: int, seed: int) -> tuple[Floats, Floats]:
     return q, draw.uniform(-3.0, 3.0, (batch, model.nv))
 
 
-def without_constraints(model: Model) -> Model:
-    """The robot without what MuJoCo has as constraints: contact, limits, dry friction."""
+def without_constraints(model: Model, compiled: mujoco.MjModel | None = None) -> Model:
+    """The robot without what MuJoCo has as constraints: contact, limits, dry friction, and the
+    equality constraints of its compiled description if that is given."""
     points = {field: np.zeros(0) for field in CONTACT_FIELDS}
     points |= {"contact_link": np.zeros(0, np.int64), "contact_position": np.zeros((0, 3))}
+
+    tendons, equalities = model.tendons, set()
+    if compiled is not None:
+        equalities = {compiled.equality(k).name or f"equality_{k}" for k in range(compiled.neq)}
+    kept = np.array([name not in equalities for name in tendons.names], bool)
+    fields = {field: getattr(tendons, field)[kept] for field in (*STRAND_FIELDS, "coefficient")}
+    names = tuple(name for name in tendons.names if name not in equalities)
+    tendons = dataclasses.replace(tendons, names=names, **fields)
 
     def unlimited(strands):
         free = np.full(len(strands.names), np.inf)
@@ -54,7 +64,7 @@ def without_constraints(model: Model) -> Model:
         limit_lower=np.full(model.nv, -np.inf),
         limit_upper=np.full(model.nv, np.inf),
         frictionloss=np.zeros(model.nv),
-        tendons=unlimited(model.tendons),
+        tendons=unlimited(tendons),
         cords=unlimited(model.cords),
         **points,
     )
