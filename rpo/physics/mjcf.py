@@ -104,6 +104,7 @@ def load_urdf(
     limit: LimitSpring | None = None,
     pairs: PairMaterial | None = None,
     joint_friction: JointFriction | None = None,
+    link_contact: bool = True,
     friction_coefficient: float = 1.0,
     name: str | None = None,
 ) -> Model:
@@ -117,6 +118,7 @@ def load_urdf(
         limit: constants of the joint limits.
         pairs: constants of the contact between links.
         joint_friction: constant of the joints' dry friction.
+        link_contact: whether links may touch one another, or the ground only.
         friction_coefficient: Coulomb coefficient of every contact.
         name: what to call the model; by default the robot's name in the description.
 
@@ -137,6 +139,9 @@ def load_urdf(
     welded = model.body_weldid[model.geom_bodyid] == 0
     welded &= model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
     model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
+    if not link_contact:
+        model.geom_conaffinity[model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE] = 0
+        model.geom_contype[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE] = 0
     model.geom_friction[:, 0] = friction_coefficient
     try:
         check_model(model)

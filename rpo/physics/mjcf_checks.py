@@ -46,6 +46,8 @@ _LARGEST: dict[str, float] = {
 }
 """Numbers by which memory grows."""
 _COPYING = ("replicate", "composite", "flexcomp")
+_FOREIGN = ("gazebo", "transmission", "ros2_control")
+"""Elements of a URDF that are for other programs, with all that is in them."""
 
 
 def exists(path: str) -> bool:
@@ -133,14 +135,17 @@ class _Scan:
             raise ValueError(f"it is larger than {MAX_DESCRIPTION_BYTES / 1e6:.0f} MB")
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
             raise ValueError("document types and entities are not supported")
-        copies = [1.0]
+        copies, foreign = [1.0], 0  # depth within what MuJoCo's URDF reader skips
         for event, element in self._events(text):
+            foreign += (event == "start") and bool(foreign or element.tag in _FOREIGN)
             if event == "end":
+                foreign = max(foreign - 1, 0)
                 copies.pop()
                 continue
             if len(copies) > MAX_DEPTH:
                 raise ValueError(f"elements are nested more than {MAX_DEPTH} deep")
-            self._element(element, nested)
+            if not foreign:
+                self._element(element, nested)
             made = copies[-1]
             copies.append(made * (_copies(element) if element.tag in _COPYING else 1.0))
             self.elements += copies[-1]

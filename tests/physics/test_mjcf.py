@@ -316,6 +316,29 @@ def test_urdf_refusals(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_urdf_holds_for_other_programs_is_skipped() -> None:
+    plugin = '<gazebo><plugin name="p" filename="lib.so"><gain>nan</gain></plugin></gazebo>'
+    assert load_urdf(URDF.replace("</robot>", f"{plugin}</robot>"), floating_base=True).nv == 7
+    with pytest.raises(ValueError, match="extension is not supported"):
+        load_mjcf(mjcf(rest='<extension><plugin name="p" plugin="x"/></extension>'))
+
+
+def test_links_of_a_urdf_may_be_told_not_to_touch() -> None:
+    """A hand whose palm is a cylinder, which a box cannot touch."""
+    cylinder = URDF.replace('<sphere radius="0.3"/>', '<cylinder radius="0.1" length="1"/>')
+    tip = '<collision><geometry><box size="1 1 1"/></geometry></collision></link>'
+    hand = cylinder.replace('<link name="tip">', f'<link name="other">{tip}<link name="tip">')
+    hand = hand.replace('type="fixed"><parent link="arm"/>', 'type="fixed"><parent link="other"/>')
+    driven = """<joint name="wrist" type="revolute"><parent link="arm"/><child link="other"/>
+      <axis xyz="1 0 0"/><limit lower="-1" upper="2" effort="5" velocity="3"/></joint></robot>"""
+    hand = hand.replace("</robot>", driven)
+    with pytest.raises(ValueError, match=r"a cylinder cannot touch .*, a box"):
+        load_urdf(hand, floating_base=True)
+    model = load_urdf(hand, floating_base=True, link_contact=False)
+    assert not len(model.geoms.pairs)
+    assert set(model.contact_link) == {0, 1, 2} and set(model.planes.link) == {0}
+
+
 def test_urdf_mimic_joint_is_a_spring() -> None:
     driven = """<link name="end"><inertial><mass value="1"/>
       <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
