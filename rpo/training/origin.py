@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rpo.envs import names
+from rpo.envs import is_known
 from rpo.envs.base import Env
 from rpo.errors import CheckpointError, RunError, SettingsError
 from rpo.nets import Actor
@@ -53,7 +53,7 @@ def restore_origin(run: Run, env: Env) -> Restored:
     Raises:
         RunError: see `restore`.
     """
-    own = run.config["task"] in names()  # perhaps another task, or with other settings
+    own = is_known(run.config["task"])  # perhaps another task, or with other settings
     return restore(run, run.resolved(None if own else env))
 
 

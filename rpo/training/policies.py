@@ -241,7 +241,7 @@ def env_of(source: Source, file: PolicyFile, env: Env | str | None = None) -> En
 
 def _recorded_env(file: PolicyFile) -> Env:
     facts = file.facts
-    if is_task_file(facts.task) or facts.task not in envs.names():
+    if is_task_file(facts.task) or not envs.is_known(facts.task):
         raise RunError(
             f"the policy was trained on {facts.task}, an environment of your own; give it as the "
             "task (a file is executed)"

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from rpo.envs import names
+from rpo.envs import is_known
 from rpo.envs.base import Env
 from rpo.errors import RunError, SettingsError
 from rpo.training.metrics import Table, read_metrics
@@ -135,7 +135,7 @@ class Run:
         env = self.env if env is None else env
         if env is None and is_task_file(task):
             trusted_task(self.path, config, None, trust=False)  # says what to do
-        if env is None and not is_task_file(task) and task not in names():
+        if env is None and not is_task_file(task) and not is_known(task):
             raise RunError(
                 f"{self.path} was trained on {task!r}, an environment of your own; give it as "
                 "the task"
