@@ -131,4 +131,7 @@ def _inertia(model: mujoco.MjModel, coefficient: Floats) -> float:
     mujoco.mj_forward(model, data)
     solved = np.zeros((1, model.nv))
     mujoco.mj_solveM(model, data, solved, coefficient[None])
-    return float(1 / (coefficient @ solved[0])) if coefficient.any() else 0.0
+    yielding = float(coefficient @ solved[0])
+    if coefficient.any() and not 1e-12 < yielding < 1e12:
+        raise ValueError("an equality constraint acts on joints that carry no mass, or too much")
+    return 1 / yielding if coefficient.any() else 0.0
