@@ -110,6 +110,7 @@ def test_derivatives_of_a_step_are_its_differences(name: str, double_precision: 
         return np.asarray(ahead - back) / (2 * h)
 
     wide, narrow = difference(2e-7), difference(1e-7)
-    smooth = np.abs(wide - narrow) < 1e-5 * (1 + np.abs(narrow))
+    # What they disagree on is a kink, or curvature that a difference cannot see through.
+    smooth = np.abs(wide - narrow) < 3e-6 * (1 + np.abs(narrow))
     assert smooth.sum() >= 4, (wide, narrow)
     np.testing.assert_allclose(predicted[smooth], narrow[smooth], rtol=1e-5, atol=1e-5)
