@@ -24,8 +24,8 @@ ROBOT = """<mujoco model="push">
   <worldbody>
     <geom name="floor" type="plane" size="1 1 1" contype="1" conaffinity="1"/>
     <body name="pusher" pos="-0.3 0 0.1">
-      <joint name="x" type="slide" axis="1 0 0" damping="5"/>
-      <joint name="y" type="slide" axis="0 1 0" damping="5"/>
+      <joint name="x" type="slide" axis="1 0 0" damping="15"/>
+      <joint name="y" type="slide" axis="0 1 0" damping="15"/>
       <geom type="capsule" size="0.05 0.05" mass="1" contype="2" conaffinity="2"/>
     </body>
     <body name="ball" pos="0 0 0.1">

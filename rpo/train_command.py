@@ -10,6 +10,7 @@ import tyro
 
 from rpo import algorithms, api, envs
 from rpo.arguments import UsageError, flags_of, parse, require_known_flags, value_of
+from rpo.envs.robot_file import RobotFile, is_description
 from rpo.errors import SettingsError
 from rpo.runtime import Processes
 from rpo.training import Run
@@ -76,6 +77,8 @@ def train(arguments: list[str]) -> int:
     parsed: Any = parse(form, arguments, f"rpo train {task}", default)
     join(parsed.processes)
     settings = _settings_in(parsed) | {"callbacks": _callbacks(parsed.wandb)}
+    if is_description(task):
+        print(RobotFile(task, parsed.task_settings).summary())  # what was chosen for it
     api.train(task, algorithm, preset=preset, run_dir=parsed.run_dir, **settings)
     return 0
 

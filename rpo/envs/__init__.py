@@ -1,7 +1,7 @@
 """Tasks: differentiable batches of environments, and how to write one of your own."""
 
 from rpo.envs.base import Env, EnvSpec, EnvState, EpisodicEnv, Transition
-from rpo.envs.registry import describe, make, names, settings_class
+from rpo.envs.registry import describe, is_known, make, names, settings_class
 
 __all__ = [
     "Env",
@@ -10,6 +10,7 @@ __all__ = [
     "EpisodicEnv",
     "Transition",
     "describe",
+    "is_known",
     "make",
     "names",
     "settings_class",

@@ -161,6 +161,7 @@ def _load_robot(name: str, inertia: Inertia, figures: tuple[float, ...]) -> Mode
     for field, value in zip(_CONTACT + _LIMIT, rest, strict=True):
         old = getattr(model, field)
         changes[field] = np.full_like(old, value) if field in _CONTACT else jointed * value
+    changes["limit_damping_beyond"] = 0 * jointed
     return dataclasses.replace(model, **changes)
 
 

@@ -17,6 +17,7 @@ from rpo.envs.hand import Hand
 from rpo.envs.hand_model import HandSettings
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
+from rpo.envs.robot_file import RobotFile, RobotSettings, is_description
 from rpo.envs.settings import TaskSettings
 from rpo.errors import unknown
 
@@ -34,31 +35,40 @@ def names() -> tuple[str, ...]:
     return tuple(_TASKS)
 
 
+def is_known(task: str) -> bool:
+    """Whether a task can be made from its name: a shipped one, or a robot's description."""
+    return task in _TASKS or is_description(task)
+
+
 def make(task: str, **settings: Any) -> Env:
     """The task of this name.
 
     Args:
-        task: one of `names()`.
+        task: one of `names()`, or the path of a robot's description (MJCF, URDF) that is to walk.
         settings: fields of `settings_class(task)` that differ from their defaults.
 
     Raises:
-        ValueError: in one line, if the task or a setting is unknown (lists the known ones) or a
-            value is out of range.
+        ValueError: in one line, if the task or a setting is unknown (lists the known ones), a
+            value is out of range, or a described robot cannot be simulated or cannot walk.
     """
     settings_type = settings_class(task)
     known = [field.name for field in dataclasses.fields(settings_type)]
     for name in settings:
         if name not in known:
             raise ValueError(unknown(f"setting of {task}", name, known))
+    if is_description(task):
+        return RobotFile(task, settings_type(**settings))
     return _TASKS[task][0](settings_type(**settings))
 
 
-def settings_class(task: str) -> type[TaskSettings]:
+def settings_class(task: str) -> type[Any]:
     """The frozen dataclass that holds every figure of a task.
 
     Raises:
         ValueError: if there is no such task.
     """
+    if is_description(task):
+        return RobotSettings
     if task not in _TASKS:
         raise ValueError(unknown("task", task, names()))
     return _TASKS[task][1]

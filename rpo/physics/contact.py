@@ -1,8 +1,9 @@
 """Ground contact at the links' contact points: a damped spring along the normal, smooth friction.
 
 For a point at depth c < 0 moving with velocity u: normal force -c ke - (-c) kd min(u_z, 0), and
-friction against the tangential velocity of size min(kf |u_t|, -mu c ke). Contact of links with one
-another would add its pairs of wrenches here, beside `ground_wrench`.
+friction against the tangential velocity of size min(kf |u_t|, -mu c ke). Other planes, and shapes
+without a fixed lowest point, are in `rpo.physics.plane_contact`; links that touch one another in
+`rpo.physics.pairs`.
 """
 
 from __future__ import annotations

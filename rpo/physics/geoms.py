@@ -1,7 +1,8 @@
 """Shapes of links that touch one another, as static constants.
 
 Every shape is a box with rounded edges: a sphere has no extent, a capsule extends along its z axis
-only, a box has no radius. One code serves all of them (`rpo.physics.pairs`).
+only, a box has no radius. One code serves all of them (`rpo.physics.pairs`). A cylinder about its z
+axis is the exception; spheres and capsules can touch it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Geoms:
         friction_stiffness: friction force per sliding speed below the Coulomb bound, N s/m (G,).
         friction_coefficient: Coulomb bound over the normal force (G,).
         pairs: indices of two shapes (n, 2).
+        frictionless: whether two shapes touch without friction (G, G); None if all have it.
+        cylinder: whether a shape is not the box but the cylinder in it (G,); None for none of them.
         attract_inside: whether the centre of a sphere that is inside a box is pulled further in, as
             in the published hand, instead of pushed out through the nearest face.
 
@@ -53,18 +56,25 @@ class Geoms:
     friction_coefficient: Floats
     pairs: Ints
     attract_inside: bool = False
+    frictionless: NDArray[np.bool_] | None = None
+    cylinder: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.names)
         shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
         shapes |= {"half_extents": (count, 3), "pairs": (len(self.pairs), 2)}
         shapes |= dict.fromkeys(("radius", *MATERIAL), (count,))
+        shapes |= {"cylinder": (count,)} if self.cylinder is not None else {}
+        shapes |= {"frictionless": (count, count)} if self.frictionless is not None else {}
         for field, shape in shapes.items():
             value = getattr(self, field)
             if value.shape != shape:
                 raise ValueError(f"geoms: {field} has shape {value.shape}, expected {shape}")
             if not np.isfinite(value).all():
                 raise ValueError(f"geoms: {field} holds a non-finite number")
+        wide = self.half_extents[self.is_cylinder]
+        if (wide[:, 0] != wide[:, 1]).any():
+            raise ValueError("geoms: a cylinder needs equal half extents along x and y")
         for field in ("half_extents", "radius", *MATERIAL):
             if (getattr(self, field) < 0).any():
                 raise ValueError(f"geoms: {field} holds a negative number")
@@ -77,6 +87,11 @@ class Geoms:
         for a, b in self.pairs:
             if not (0 <= a < len(self.names) and 0 <= b < len(self.names)):
                 raise ValueError(f"geoms: pair ({a}, {b}) names a shape that does not exist")
+            if self.is_cylinder[[a, b]].any() and not self.is_thin[[a, b]].any():
+                raise ValueError(
+                    f"geoms {self.names[a]!r} and {self.names[b]!r}: only a sphere or a capsule "
+                    "can touch a cylinder"
+                )
             if self.link[a] == self.link[b]:
                 raise ValueError(
                     f"geoms {self.names[a]!r} and {self.names[b]!r} belong to the same link"
@@ -84,8 +99,18 @@ class Geoms:
 
     @property
     def is_box(self) -> NDArray[np.bool_]:
-        """Whether a shape extends in all three directions (G,)."""
-        return np.asarray((self.half_extents > 0).all(axis=1))
+        """Whether a shape is a box, which extends in all three directions (G,)."""
+        return ~self.is_thin & ~self.is_cylinder
+
+    @property
+    def is_thin(self) -> NDArray[np.bool_]:
+        """Whether a shape is a sphere or a capsule (G,)."""
+        return np.asarray(~(self.half_extents > 0).all(axis=1))
+
+    @property
+    def is_cylinder(self) -> NDArray[np.bool_]:
+        """Whether a shape is a cylinder (G,)."""
+        return np.zeros(len(self.names), bool) if self.cylinder is None else self.cylinder
 
 
 MATERIAL = ("stiffness", "damping", "friction_stiffness", "friction_coefficient")

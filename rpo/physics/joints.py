@@ -54,12 +54,14 @@ def in_world(group: Group, start: Components, q: Components) -> Components:
 
 
 def joint_force(group: Group, q: Scalar, qd: Scalar, applied: Scalar) -> Scalar:
-    """Applied force, spring, damping and the springs of the limits, on a hinge or slide."""
+    """Applied force, spring, damping, dry friction and the limits, on a hinge or slide."""
     force = sub(applied, mul(group.damping, qd))
     force = sub(force, mul(group.stiffness, sub(q, group.spring_target)))
     below = _beyond(group.limit_lower, q, group)
     above = _beyond(neg(group.limit_upper), neg(q), group)
     force = sub(add(force, below), above)
+    if np.any(group.frictionloss):
+        force = sub(force, mul(group.frictionloss, jnp.tanh(mul(group.frictionloss_rate, qd))))
     if not np.any(group.limit_damping_beyond):
         return force
     outside = (sub(q, group.limit_lower) < 0) | (sub(group.limit_upper, q) < 0)

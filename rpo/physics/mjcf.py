@@ -1,22 +1,25 @@
 """Robot descriptions (MJCF, URDF) to `Model`, through MuJoCo's compiler.
 
 What is taken over: the tree of bodies with free, slide and hinge joints (several per body too),
-masses and inertias, `armature`, `damping`, `stiffness`, `springref`, `range`, gravity, and the
-shapes that collide with the ground or with one another. Bodies without a joint are merged into the
-body they are fixed to. What the dynamics do not have is refused by name
-(`rpo.physics.unsupported`). Motors with their effort limits are the task's business and ignored.
+masses and inertias, `armature`, `damping`, `stiffness`, `springref`, `range`, `frictionloss`,
+gravity, a fluid (`rpo.physics.fluid`), tendons and actuators (`rpo.physics.mjcf_tendons`), and the
+shapes that collide with planes (`rpo.physics.mjcf_planes`) or with one another. Bodies without a
+joint are merged into the body they are fixed to. What the dynamics do not have is refused by name
+(`rpo.physics.unsupported`). What actuators do with controls is kept as `Model.actuators`, for the
+task to use.
 
-Contact with the ground is a spring-damper at fixed points: the centre of a sphere, the two ends of
-a capsule (both with the radius), the eight corners of a box. Its constants are not MuJoCo's, so
-MJCF carries them as custom numbers, read by name (defaults: `ContactMaterial`, `LimitSpring`):
+There is no ground unless MJCF has a plane; a URDF, which cannot have one, stands on z = 0. Contact
+is a spring-damper. Its constants are not MuJoCo's, so MJCF carries them as custom numbers, read by
+name (defaults: `ContactMaterial`, `LimitSpring`, `JointFriction`):
 
     <custom>
       <numeric name="contact_stiffness" data="20000"/>
       <numeric name="contact_damping" data="2000"/>
       <numeric name="friction_stiffness" data="1000"/>
       <numeric name="limit_stiffness" data="1000"/>
-      <numeric name="limit_damping" data="10"/>
-      <numeric name="limit_damping_beyond" data="0"/>
+      <numeric name="limit_damping" data="0"/>
+      <numeric name="limit_damping_beyond" data="10"/>
+      <numeric name="frictionloss_speed" data="0.1"/>
     </custom>
 
 The friction coefficient is each geom's own `friction` (its first number). Contact of links with one
@@ -34,6 +37,7 @@ from typing import Any, Literal, TypeAlias
 import mujoco
 import numpy as np
 
+from rpo.physics.fluid import NO_FLUID, Fluid
 from rpo.physics.geoms import Floats
 from rpo.physics.inertia import (
     NOTHING,
@@ -43,44 +47,23 @@ from rpo.physics.inertia import (
     rotation_matrix,
 )
 from rpo.physics.mjcf_checks import check_model, check_spec, check_text, exists
-from rpo.physics.mjcf_geoms import PairMaterial, read_geoms
-from rpo.physics.model import JointType, Model
-from rpo.physics.unsupported import (
-    collides_with_ground,
-    friendly_name,
+from rpo.physics.mjcf_geoms import read_geoms
+from rpo.physics.mjcf_numbers import (
+    ContactMaterial,
+    JointFriction,
+    LimitSpring,
+    PairMaterial,
+    all_numbers,
     read_numbers,
-    refuse_unsupported,
 )
+from rpo.physics.mjcf_planes import read_planes
+from rpo.physics.mjcf_tendons import read_tendons
+from rpo.physics.model import JointType, Model
+from rpo.physics.touching import is_disabled
+from rpo.physics.unsupported import friendly_name, refuse_unsupported
 
 InertiaRule: TypeAlias = Literal["physical", "reference"]
 Source: TypeAlias = str | os.PathLike[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class ContactMaterial:
-    """Constants of the ground contact that a description does not carry itself.
-
-    Args:
-        contact_stiffness: normal force per depth (N/m).
-        contact_damping: normal force per depth and closing speed (N s/m^2).
-        friction_stiffness: friction force per sliding speed below the Coulomb bound (N s/m).
-    """
-
-    contact_stiffness: float = 2.0e4
-    contact_damping: float = 2.0e3
-    friction_stiffness: float = 1.0e3
-
-
-@dataclasses.dataclass(frozen=True)
-class LimitSpring:
-    """Spring and damper of the joint limits (N m/rad and N m s/rad, or N/m and N s/m for slides).
-
-    The spring acts beyond the joint's range, the damper always, or beyond it only.
-    """
-
-    limit_stiffness: float = 1.0e3
-    limit_damping: float = 10.0
-    limit_damping_beyond: float = 0.0
 
 
 def load_mjcf(
@@ -108,7 +91,7 @@ def load_mjcf(
     try:
         check_model(model)
         refuse_unsupported(model)
-        return _convert(model, inertia, read_numbers(model, _numbers()), name or spec.modelname)
+        return _convert(model, inertia, read_numbers(model, all_numbers()), name or spec.modelname)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
 
@@ -120,6 +103,8 @@ def load_urdf(
     contact: ContactMaterial | None = None,
     limit: LimitSpring | None = None,
     pairs: PairMaterial | None = None,
+    joint_friction: JointFriction | None = None,
+    link_contact: bool = True,
     friction_coefficient: float = 1.0,
     name: str | None = None,
 ) -> Model:
@@ -132,6 +117,8 @@ def load_urdf(
         contact: constants of the ground contact.
         limit: constants of the joint limits.
         pairs: constants of the contact between links.
+        joint_friction: constant of the joints' dry friction.
+        link_contact: whether links may touch one another, or the ground only.
         friction_coefficient: Coulomb coefficient of every contact.
         name: what to call the model; by default the robot's name in the description.
 
@@ -147,25 +134,22 @@ def load_urdf(
     root = spec.worldbody.first_body()
     if floating_base and root is not None and root.first_joint() is None:
         root.add_freejoint(name=f"{root.name}_free")
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     model = _attempt(label, spec.compile)
     welded = model.body_weldid[model.geom_bodyid] == 0
+    welded &= model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
     model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
+    if not link_contact:
+        model.geom_conaffinity[model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE] = 0
+        model.geom_contype[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE] = 0
     model.geom_friction[:, 0] = friction_coefficient
     try:
         check_model(model)
         refuse_unsupported(model)
-        numbers = _numbers(contact, limit, pairs)
+        numbers = all_numbers(contact, limit, pairs, joint_friction)
         return _convert(model, "physical", numbers, name or spec.modelname)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
-
-
-def _numbers(*given: ContactMaterial | LimitSpring | PairMaterial | None) -> dict[str, float]:
-    """All constants by name: defaults, and what is given instead."""
-    numbers: dict[str, float] = {}
-    for part in (ContactMaterial(), LimitSpring(), PairMaterial(), *given):
-        numbers |= dataclasses.asdict(part) if part is not None else {}
-    return numbers
 
 
 def parse_description(source: Source) -> Any:
@@ -253,6 +237,13 @@ class _Tree:
         pose = self.pose[body].then(self.model.geom_pos[geom], self.model.geom_quat[geom])
         return self.last_link[moving], pose.position - self.origin[moving], pose.quaternion
 
+    def place_site(self, site: int) -> tuple[int, Floats]:
+        """Link of a site (-1: the world) and its position in the link frame."""
+        body = int(self.model.site_bodyid[site])
+        moving = int(self.model.body_weldid[body])
+        pose = self.pose[body].then(self.model.site_pos[site], _IDENTITY.quaternion)
+        return self.last_link[moving], pose.position - self.origin[moving]
+
 
 def _convert(
     model: mujoco.MjModel, inertia: InertiaRule, numbers: dict[str, float], name: str
@@ -278,10 +269,16 @@ def _convert(
         joint_type=tuple(columns.pop("joint_type")),
         gravity=_gravity(model),
         geoms=read_geoms(model, numbers, tree.place_geom),
-        **{field: np.array(values) for field, values in columns.items()},
+        **_arrays(columns),
         **_degrees_of_freedom(model, numbers),
-        **_contact_points(tree, numbers),
+        **read_planes(model, numbers, tree.place_geom),
+        **read_tendons(model, numbers, tree.place_site),
+        fluid=_fluid(tree),
     )
+
+
+def _arrays(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    return {field: np.array(values) for field, values in columns.items()}
 
 
 def _append_links(tree: _Tree, body: int, links: list[dict[str, Any]]) -> None:
@@ -363,7 +360,7 @@ def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dic
     joint = model.dof_jntid
     free = model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE
     limited = model.jnt_limited[joint].astype(bool) & ~free
-    if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_LIMIT:
+    if is_disabled(model, "limit"):
         limited[:] = False
     coordinate = model.jnt_qposadr[joint]
     return {
@@ -375,7 +372,9 @@ def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dic
         "limit_upper": np.where(limited, model.jnt_range[joint, 1], np.inf),
         "limit_stiffness": np.where(free, 0.0, numbers["limit_stiffness"]),
         "limit_damping": np.where(free, 0.0, numbers["limit_damping"]),
-        "limit_damping_beyond": np.where(free, 0.0, numbers["limit_damping_beyond"]),
+        "limit_damping_beyond": np.where(limited, numbers["limit_damping_beyond"], 0.0),
+        "frictionloss": model.dof_frictionloss * (not is_disabled(model, "frictionloss")),
+        "frictionloss_speed": np.where(free, 0.0, numbers["frictionloss_speed"]),
     }
 
 
@@ -384,41 +383,24 @@ def _gravity(model: mujoco.MjModel) -> Floats:
     return np.zeros(3) if disabled else model.opt.gravity.copy()
 
 
-def _contact_points(tree: _Tree, numbers: dict[str, float]) -> dict[str, Any]:
-    model = tree.model
-    link: list[int] = []
-    position: list[Floats] = []
-    radius: list[float] = []
-    friction: list[float] = []
-    for geom in range(model.ngeom):
-        geom_link, center, quaternion = tree.place_geom(geom)
-        if geom_link < 0 or not collides_with_ground(model, geom):
-            continue
-        offsets, geom_radius = _shape_points(model, geom)
-        for offset in offsets:
-            link.append(geom_link)
-            position.append(center + rotation_matrix(quaternion) @ offset)
-            radius.append(geom_radius)
-            friction.append(float(model.geom_friction[geom, 0]))
-    count = len(link)
-    return {
-        "contact_link": np.array(link, np.int64),
-        "contact_position": np.array(position, np.float64).reshape(count, 3),
-        "contact_radius": np.array(radius, np.float64),
-        "contact_stiffness": np.full(count, numbers["contact_stiffness"]),
-        "contact_damping": np.full(count, numbers["contact_damping"]),
-        "friction_stiffness": np.full(count, numbers["friction_stiffness"]),
-        "friction_coefficient": np.array(friction, np.float64),
-    }
-
-
-def _shape_points(model: mujoco.MjModel, geom: int) -> tuple[list[Floats], float]:
-    """Contact points of a shape in its own frame, and their radius."""
-    size = model.geom_size[geom]
-    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_SPHERE:
-        return [np.zeros(3)], float(size[0])
-    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE:
-        # The first end of `fromto` is at +z of MuJoCo's geom frame.
-        return [np.array([0.0, 0.0, end * size[1]]) for end in (1.0, -1.0)], float(size[0])
-    signs = [(x, y, z) for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)]
-    return [np.array(sign) * size for sign in signs], 0.0
+def _fluid(tree: _Tree) -> Fluid:
+    """The medium, and a box for every body that has mass and moves."""
+    model, option = tree.model, tree.model.opt
+    bodies = [b for b in range(model.nbody) if model.body_weldid[b] and model.body_mass[b] > 0]
+    if not (option.density or option.viscosity):
+        return NO_FLUID
+    moving = model.body_weldid[bodies]
+    poses = [tree.pose[b].then(model.body_ipos[b], model.body_iquat[b]) for b in bodies]
+    moments, mass = model.body_inertia[bodies], model.body_mass[bodies]
+    squares = (moments.sum(axis=1, keepdims=True) - 2 * moments) * 6 / mass[:, None]
+    return Fluid(
+        link=np.array([tree.last_link[body] for body in moving], np.int64),
+        position=np.array(
+            [p.position - tree.origin[body] for p, body in zip(poses, moving, strict=True)]
+        ),
+        quaternion=np.array([pose.quaternion for pose in poses]),
+        size=np.sqrt(np.maximum(squares, 0.0)),
+        density=float(option.density),
+        viscosity=float(option.viscosity),
+        wind=option.wind.copy(),
+    )

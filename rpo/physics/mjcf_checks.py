@@ -46,6 +46,8 @@ _LARGEST: dict[str, float] = {
 }
 """Numbers by which memory grows."""
 _COPYING = ("replicate", "composite", "flexcomp")
+_FOREIGN = ("gazebo", "transmission", "ros2_control")
+"""Elements of a URDF that are for other programs, with all that is in them."""
 
 
 def exists(path: str) -> bool:
@@ -133,14 +135,17 @@ class _Scan:
             raise ValueError(f"it is larger than {MAX_DESCRIPTION_BYTES / 1e6:.0f} MB")
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
             raise ValueError("document types and entities are not supported")
-        copies = [1.0]
+        copies, foreign = [1.0], 0  # depth within what MuJoCo's URDF reader skips
         for event, element in self._events(text):
+            foreign += (event == "start") and bool(foreign or element.tag in _FOREIGN)
             if event == "end":
+                foreign = max(foreign - 1, 0)
                 copies.pop()
                 continue
             if len(copies) > MAX_DEPTH:
                 raise ValueError(f"elements are nested more than {MAX_DEPTH} deep")
-            self._element(element, nested)
+            if not foreign:
+                self._element(element, nested)
             made = copies[-1]
             copies.append(made * (_copies(element) if element.tag in _COPYING else 1.0))
             self.elements += copies[-1]
@@ -204,6 +209,9 @@ def _problems(model: mujoco.MjModel) -> Iterator[str]:
     joint_of = model.dof_jntid
     yield from _out_of_range(model, "joint", "damping", model.dof_damping, joint_of)
     yield from _out_of_range(model, "joint", "armature", model.dof_armature, joint_of)
+    yield from _out_of_range(model, "joint", "frictionloss", model.dof_frictionloss, joint_of)
+    for what in ("stiffness", "damping", "frictionloss"):
+        yield from _out_of_range(model, "tendon", what, getattr(model, f"tendon_{what}"))
     yield from _out_of_range(model, "geom", "friction", model.geom_friction)
     yield from _out_of_range(model, "body", "mass", model.body_mass)
     yield from _out_of_range(model, "body", "inertia", model.body_inertia)
@@ -217,13 +225,27 @@ def _problems(model: mujoco.MjModel) -> Iterator[str]:
         ("geom", "pos", model.geom_pos),
         ("geom", "quat", model.geom_quat),
         ("geom", "size", model.geom_size),
+        ("site", "pos", model.site_pos),
+        ("tendon", "range", model.tendon_range),
+        ("tendon", "springlength", model.tendon_lengthspring),
+        ("actuator", "gear", model.actuator_gear),
+        ("actuator", "gainprm", model.actuator_gainprm),
+        ("actuator", "biasprm", model.actuator_biasprm),
+        ("actuator", "ctrlrange", model.actuator_ctrlrange),
+        ("actuator", "forcerange", model.actuator_forcerange),
     ):
         yield from _out_of_range(model, kind, what, values, signed=True)
+    if not (np.abs(model.wrap_prm) <= MAX_NUMBER).all():
+        yield f"a tendon's coef must be finite and at most {MAX_NUMBER:g}"
     for name, values in (("ref", model.qpos0), ("springref", model.qpos_spring)):
         if not (np.abs(values) <= MAX_NUMBER).all():
             yield f"a joint's {name} must be finite and at most {MAX_NUMBER:g}"
-    if not (np.abs(model.opt.gravity) <= MAX_NUMBER).all():
-        yield f"option 'gravity' must be finite and at most {MAX_NUMBER:g}"
+    for name in ("gravity", "wind"):
+        if not (np.abs(getattr(model.opt, name)) <= MAX_NUMBER).all():
+            yield f"option {name!r} must be finite and at most {MAX_NUMBER:g}"
+    for name in ("density", "viscosity"):
+        if not 0 <= getattr(model.opt, name) <= MAX_NUMBER:
+            yield f"option {name!r} must be finite, not negative, and at most {MAX_NUMBER:g}"
 
 
 def _out_of_range(

@@ -9,7 +9,6 @@ each shape's own `friction`, of which a pair has the mean.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable
@@ -18,27 +17,15 @@ import mujoco
 import numpy as np
 
 from rpo.physics.geoms import NO_GEOMS, Floats, Geoms
-from rpo.physics.unsupported import COLLIDERS, friendly_name, geom_label
+from rpo.physics.touching import Reach, has_friction, is_excluded, may_touch
+from rpo.physics.unsupported import COLLIDERS, friendly_name, geom_label, shape_name
 
 _PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
+_CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
+_THIN = (int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE))
 
 PlaceGeom = Callable[[int], tuple[int, Floats, Floats]]
 """Link of a shape (-1: the world), its position and quaternion in the link frame."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PairMaterial:
-    """Constants of the contact between links that a description does not carry itself.
-
-    Args:
-        pair_stiffness: normal force per depth (N/m).
-        pair_damping: normal force per closing speed (N s/m).
-        pair_friction_stiffness: friction force per sliding speed below the Coulomb bound (N s/m).
-    """
-
-    pair_stiffness: float = 1.0e4
-    pair_damping: float = 1.0e2
-    pair_friction_stiffness: float = 1.0e2
 
 
 def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeom) -> Geoms:
@@ -59,13 +46,11 @@ def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeo
     used = sorted({geom for pair in pairs for geom in pair})
     if not used:
         return NO_GEOMS
-    for geom in used:
-        if int(model.geom_type[geom]) not in COLLIDERS:
-            kind = mujoco.mjtGeom(model.geom_type[geom]).name.removeprefix("mjGEOM_").lower()
-            raise ValueError(
-                f"{geom_label(model, geom)}: a {kind} cannot touch another link (use spheres, "
-                "capsules, boxes); set contype and conaffinity to 0 if it is only seen"
-            )
+    smooth = np.zeros((len(used), len(used)), bool)
+    for a, b in (pair for pair in pairs if not has_friction(model, *pair)):
+        one, other = used.index(a), used.index(b)
+        smooth[one, other] = smooth[other, one] = True
+    cylinders = np.array([int(model.geom_type[geom]) == _CYLINDER for geom in used])
     places = [place(geom) for geom in used]
     extents, radius = zip(*(_rounded_box(model, geom) for geom in used), strict=True)
     count = len(used)
@@ -80,6 +65,8 @@ def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeo
         damping=np.full(count, numbers["pair_damping"]),
         friction_stiffness=np.full(count, numbers["pair_friction_stiffness"]),
         friction_coefficient=model.geom_friction[used, 0].astype(np.float64),
+        frictionless=smooth if smooth.any() else None,
+        cylinder=cylinders if cylinders.any() else None,
         pairs=np.array([[used.index(geom) for geom in pair] for pair in pairs], np.int64),
     )
     _warn_of_overlaps(model, pairs)
@@ -87,37 +74,37 @@ def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeo
 
 
 def _pairs(model: mujoco.MjModel) -> list[tuple[int, int]]:
-    if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT:
-        return []
-    weld = model.body_weldid
-    excluded = {tuple(divmod(int(signature), 1 << 16)) for signature in model.exclude_signature}
-    masked = []
-    for a, b in itertools.combinations(range(model.ngeom), 2):
-        if _PLANE in (int(model.geom_type[a]), int(model.geom_type[b])):
-            continue
-        touching = (model.geom_contype[a] & model.geom_conaffinity[b]) | (
-            model.geom_contype[b] & model.geom_conaffinity[a]
-        )
-        bodies = int(model.geom_bodyid[a]), int(model.geom_bodyid[b])
-        if touching and not _related(model, *(int(weld[body]) for body in bodies)):
-            masked.append((a, b, bodies))
-    pairs = [(a, b) for a, b, bodies in masked if not {bodies, bodies[::-1]} & excluded]
+    masked = [
+        (a, b)
+        for a, b in itertools.combinations(range(model.ngeom), 2)
+        if _PLANE not in (int(model.geom_type[a]), int(model.geom_type[b]))
+        and may_touch(model, a, b, excluded=False)
+    ]
+    bodies = model.geom_bodyid
+    pairs = [(a, b) for a, b in masked if not is_excluded(model, int(bodies[a]), int(bodies[b]))]
     if masked and not pairs:
         warnings.warn(
             "the description excludes every pair of shapes that could touch: no contact between "
             "links is left",
             stacklevel=5,
         )
-    return pairs
+    reach = Reach(model)
+    return [pair for pair in pairs if not _refuse(model, reach, *pair)]
 
 
-def _related(model: mujoco.MjModel, a: int, b: int) -> bool:
-    """Whether two moving bodies (or the world) are the same, or parent and child."""
-    if a == b:
-        return True
-    parents = [int(model.body_weldid[model.body_parentid[body]]) for body in (a, b)]
-    parent_filter = not model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_FILTERPARENT
-    return parent_filter and a != 0 and b != 0 and (a == parents[1] or b == parents[0])
+def _refuse(model: mujoco.MjModel, reach: Reach, a: int, b: int) -> bool:
+    """Whether a pair that is not supported can be left out, since it never touches."""
+    kinds = [int(model.geom_type[geom]) for geom in (a, b)]
+    if all(kind in COLLIDERS for kind in kinds) or reach.apart(a, b):
+        return not all(kind in COLLIDERS for kind in kinds)
+    if _CYLINDER in kinds and any(kind in _THIN for kind in kinds):
+        return False
+    geom, other = (a, b) if kinds[0] not in COLLIDERS else (b, a)
+    raise ValueError(
+        f"{geom_label(model, geom)}: {shape_name(model, geom)} cannot touch "
+        f"{geom_label(model, other)}, {shape_name(model, other)}; set contype and conaffinity "
+        "so that they do not meet, or use other shapes"
+    )
 
 
 def _rounded_box(model: mujoco.MjModel, geom: int) -> tuple[Floats, float]:
@@ -126,6 +113,8 @@ def _rounded_box(model: mujoco.MjModel, geom: int) -> tuple[Floats, float]:
         return np.zeros(3), float(size[0])
     if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE:
         return np.array([0.0, 0.0, size[1]]), float(size[0])
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        return np.array([size[0], size[0], size[1]]), 0.0
     return size.copy(), 0.0
 
 

@@ -12,7 +12,11 @@ from functools import cached_property
 
 import numpy as np
 
+from rpo.physics.actuators import NO_ACTUATORS, Actuators
+from rpo.physics.fluid import NO_FLUID, Fluid
 from rpo.physics.geoms import NO_GEOMS, Floats, Geoms, Ints
+from rpo.physics.planes import NO_PLANE_CONTACTS, PlaneContacts
+from rpo.physics.tendons import NO_CORDS, NO_TENDONS, Cords, Tendons
 
 
 class JointType(enum.IntEnum):
@@ -65,6 +69,8 @@ class Model:
         limit_stiffness: spring force per displacement beyond the range (nv,).
         limit_damping: damping that belongs to the limit but always acts (nv,).
         limit_damping_beyond: damping that acts beyond the range only, at once in full (nv,).
+        frictionloss: dry friction of the joint, -loss tanh(velocity / speed) (nv,).
+        frictionloss_speed: velocity scale of that friction, rad/s or m/s (nv,).
         contact_link: link of each contact point (K,).
         contact_position: in the link frame (K, 3).
         contact_radius: distance subtracted along the ground normal (K,).
@@ -72,6 +78,11 @@ class Model:
         friction_stiffness, friction_coefficient: tangential force per velocity, Coulomb bound (K,).
         gravity: acceleration (3,).
         geoms: shapes of links that may touch one another, with their pairs.
+        planes: contact with planes other than the ground, and of shapes whose lowest point moves.
+        tendons: springs, dampers and limits that act on several joints at once.
+        cords: the same between points of links.
+        fluid: drag of a medium.
+        actuators: what the description's motors do with controls; a task may use them or not.
         inertia_link: for each link the one whose inertia, where that one is, enters the mass matrix
             in its stead (L,); None for its own, as it should be.
 
@@ -100,6 +111,8 @@ class Model:
     limit_stiffness: Floats
     limit_damping: Floats
     limit_damping_beyond: Floats
+    frictionloss: Floats
+    frictionloss_speed: Floats
     contact_link: Ints
     contact_position: Floats
     contact_radius: Floats
@@ -109,6 +122,11 @@ class Model:
     friction_coefficient: Floats
     gravity: Floats
     geoms: Geoms = NO_GEOMS
+    planes: PlaneContacts = NO_PLANE_CONTACTS
+    tendons: Tendons = NO_TENDONS
+    cords: Cords = NO_CORDS
+    fluid: Fluid = NO_FLUID
+    actuators: Actuators = NO_ACTUATORS
     inertia_link: Ints | None = None
 
     def __post_init__(self) -> None:
@@ -153,6 +171,24 @@ class Model:
         links = self.num_links
         if ((self.geoms.link < -1) | (self.geoms.link >= links)).any():
             raise ValueError(f"{self.name}: a geom belongs to a link that does not exist")
+        for what, owners in (
+            ("plane contact", self.planes.link),
+            ("body in the fluid", self.fluid.link),
+        ):
+            if ((owners < 0) | (owners >= links)).any():
+                raise ValueError(f"{self.name}: a {what} belongs to a link that does not exist")
+        if self.cords.links and not -1 <= min(self.cords.links) <= max(self.cords.links) < links:
+            raise ValueError(f"{self.name}: a cord is fixed to a link that does not exist")
+        for what, matrix in (
+            ("tendons", self.tendons.coefficient),
+            ("actuators", self.actuators.moment),
+        ):
+            if len(matrix) and matrix.shape[1] != self.nv:
+                raise ValueError(
+                    f"{self.name}: {what} act on {matrix.shape[1]} velocities, not {self.nv}"
+                )
+        if (self.frictionloss * (self.frictionloss_speed <= 0)).any():
+            raise ValueError(f"{self.name}: frictionloss_speed must be positive")
         if self.inertia_link is not None and sorted(self.inertia_link) != list(range(links)):
             raise ValueError(f"{self.name}: inertia_link must name every link once")
 
@@ -192,6 +228,8 @@ DOF_FIELDS = (
     "limit_stiffness",
     "limit_damping",
     "limit_damping_beyond",
+    "frictionloss",
+    "frictionloss_speed",
 )
 CONTACT_FIELDS = (
     "contact_link",
@@ -206,7 +244,7 @@ NOT_NEGATIVE = (
     "mass",
     *("armature", "damping", "stiffness", "limit_stiffness", "limit_damping"),
     *("contact_radius", "contact_stiffness", "contact_damping"),
-    *("friction_stiffness", "friction_coefficient"),
+    *("friction_stiffness", "friction_coefficient", "frictionloss"),
 )
 
 

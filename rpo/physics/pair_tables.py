@@ -41,6 +41,8 @@ class PairTables:
         half_extents: three constants over (G, 1), and so on; see `Geoms`.
         share: of each edge in the force: 1 for a box, 1/4 for a capsule, 1/12 for a sphere.
         box: one for a box, zero for a round shape.
+        cylinder: one for a cylinder, zero for others; None if there is none.
+        slippery: one where a pair has no friction (G, G); None if all have.
         allowed: which directed pairs exist (G of A, G of B).
     """
 
@@ -49,7 +51,9 @@ class PairTables:
     radius: Scalar
     share: Scalar
     box: Scalar
+    cylinder: Scalar | None
     material: tuple[Scalar, ...]
+    slippery: np.ndarray | None
     allowed: np.ndarray
     attract_inside: bool
 
@@ -76,7 +80,11 @@ def pair_tables(model: Model) -> PairTables | None:
         radius=constant(geoms.radius[order]),
         share=constant(np.array([1.0, np.nan, 0.25, 1.0 / 12.0])[thin]),
         box=constant(geoms.is_box[order].astype(np.float64)),
+        cylinder=constant(geoms.is_cylinder[order].astype(np.float64))
+        if geoms.is_cylinder[order].any()
+        else None,
         material=tuple(constant(getattr(geoms, field)[order]) for field in MATERIAL),
+        slippery=None if geoms.frictionless is None else geoms.frictionless[np.ix_(order, order)],
         allowed=allowed,
         attract_inside=geoms.attract_inside,
     )

@@ -1,10 +1,11 @@
 """Contact between links: which shapes touch, where, and with what force.
 
 Every shape is a box with rounded edges (`rpo.physics.geoms`), so one code serves spheres, capsules
-and boxes. Of a pair (A, B) the twelve edges of A are tried against B: on each edge the point
-nearest to B's box is found by golden-section search, and B's closest point to it. Two boxes are
-tried both ways. With n the normal from B to A, d the distance of the two points along it less both
-radii, and v the velocity of A's point relative to B's, there is contact where d < 0, with
+and boxes; a cylinder can only be B (`rpo.physics.cylinder`). Of a pair (A, B) the twelve edges of A
+are tried against B: on each edge the point nearest to B's box is found by golden-section search,
+and B's closest point to it. Two boxes are tried both ways. With n the normal from B to A, d the
+distance of the two points along it less both radii, and v the velocity of A's point relative to
+B's, there is contact where d < 0, with
 
     force on A = -(n f + unit(v_t) min(kf |v_t|, -mu f)),   f = ke d + kd min(n . v, 0) <= 0.
 
@@ -25,6 +26,7 @@ import numpy as np
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
+from rpo.physics import cylinder
 from rpo.physics.contact import NO_WRENCH, TINY, Wrench
 from rpo.physics.kinematics import Motion, Pose
 from rpo.physics.model import Model
@@ -226,8 +228,13 @@ def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> Array:
 
     shapes = (*tables.half_extents, tables.radius, tables.share, tables.box)
     size_a, size_b = _Size(*of(slots.a, shapes)), _Size(*of(slots.b, shapes))
+    if tables.cylinder is not None:
+        size_b = size_b._replace(cylinder=of(slots.b, (tables.cylinder,))[0])
     materials = zip(of(slots.a, tables.material), of(slots.b, tables.material), strict=True)
     material = [0.5 * (x + y) for x, y in materials]
+    if tables.slippery is not None:
+        sticky = jnp.asarray(1.0 - tables.slippery, rows.dtype)
+        material[3] = material[3] * sticky[slots.a, slots.b]
     on_a, on_b, normal, distance = _points(a, b, size_a, size_b, tables.attract_inside)
     relative = vsub(_velocity_at(a, b, on_a), _velocity_at(b, b, on_b))
     active = (distance < 0.0) & slots.used
@@ -249,6 +256,7 @@ class _Size(NamedTuple):
     radius: Scalar
     share: Scalar
     box: Scalar
+    cylinder: Scalar | None = None
 
     @property
     def extents(self) -> Vector:
@@ -266,9 +274,12 @@ def _points(
     center = rotate_back(b.rotation, vsub(a.center, b.center))
     x, y, z = (rotate_back(b.rotation, axis) for axis in a.rotation)
     start, along = _edges(center, (x, y, z), size_a.extents)
-    where = _nearest(start, along, size_b.extents)
+    where = _nearest(start, along, size_b)
     point = vector(s + where * d for s, d in zip(start, along, strict=True))
     closest, own_normal = _closest(point, size_b.extents, attract_inside)
+    if size_b.cylinder is not None:
+        found = cylinder.closest(point, size_b.extents)
+        closest, own_normal = cylinder.choose(size_b.cylinder, found, (closest, own_normal))
     _, center_normal = _closest(center, size_b.extents, False)
     normal = vector(
         jnp.where(size_a.box > 0.5, c, o) for c, o in zip(center_normal, own_normal, strict=True)
@@ -306,14 +317,17 @@ def _edges(center: Vector, axes: Rotation, extents: Vector) -> tuple[Vector, Vec
     return vector(start), vector(along)
 
 
-def _nearest(start: Vector, along: Vector, extents: Vector) -> Array:
+def _nearest(start: Vector, along: Vector, size: _Size) -> Array:
     """Coordinate in [0, 1] of each edge's point nearest to the box: golden-section search."""
-    start, along, extents = lax.stop_gradient((start, along, extents))
+    start, along, extents = lax.stop_gradient((start, along, size.extents))
     keep, cut = _INVERSE_GOLDEN, 1.0 - _INVERSE_GOLDEN
 
     def height(u: Scalar) -> Array:
         """Grows with the signed distance from the box: squared outside, plain inside."""
         q = [jnp.abs(s + u * d) - half for s, d, half in zip(start, along, extents, strict=True)]
+        if size.cylinder is not None:
+            point = vector(s + u * d for s, d in zip(start, along, strict=True))
+            q = cylinder.excess(size.cylinder, point, size.x, q)
         outside = sum(jnp.maximum(x, 0.0) ** 2 for x in q)
         return outside + jnp.minimum(jnp.maximum(jnp.maximum(q[0], q[1]), q[2]), 0.0)
 

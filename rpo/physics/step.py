@@ -11,10 +11,13 @@ from jax import Array, lax
 
 from rpo.physics import dynamics, joints, kinematics
 from rpo.physics.contact import Wrench, ground_wrench
-from rpo.physics.kinematics import Components
+from rpo.physics.drag import box_sets, drag_wrench
+from rpo.physics.kinematics import Components, Motion, Pose
 from rpo.physics.model import JointType, Model
 from rpo.physics.pairs import SAVED, pair_wrenches
+from rpo.physics.plane_contact import plane_sets, plane_wrench
 from rpo.physics.spatial import Scalar, Vector, add, cross, is_constant, sub, vadd, vsub
+from rpo.physics.tension import cord_wrenches, tendon_forces
 from rpo.physics.topology import Group, groups_of
 
 
@@ -170,21 +173,54 @@ def _generalised_forces(
     gravity: Vector = tuple(float(g) for g in model.gravity)  # type: ignore[assignment]
     wrenches = dynamics.bias_wrenches(groups, poses, subspaces, velocities, moving, gravity)
     between = pair_wrenches(model, groups, poses, moving, origins)
+    others = _other_wrenches(model, groups, poses, moving, origins)
     for g, group in enumerate(groups):
         ground = ground_wrench(group, poses[g], moving[g], origins[g][2])
-        for contact in (ground, between[g]):
-            angular = vsub(wrenches[g].angular, contact.angular)
-            wrenches[g] = Wrench(angular, vsub(wrenches[g].linear, contact.linear))
+        for external in (ground, between[g], *others[g]):
+            angular = vsub(wrenches[g].angular, external.angular)
+            wrenches[g] = Wrench(angular, vsub(wrenches[g].linear, external.linear))
     needed = dynamics.project_wrenches(groups, subspaces, wrenches)
     tau: dynamics.Forces = {}
+    tendons: list[Scalar] = [0.0] * len(groups)
+    if model.tendons.names:
+        positions = [_in_world(*args) for args in zip(groups, start, coordinates, strict=True)]
+        tendons = tendon_forces(model, groups, positions, velocities)
     for g, group in enumerate(groups):
         for c in range(group.kind.velocities):
             applied: Scalar = 0.0
             if group.kind is not JointType.FREE:
-                q = add(start[g][0], coordinates[g][0]) if group.base else coordinates[g][0]
+                q = _in_world(group, start[g], coordinates[g])
                 applied = joints.joint_force(group, q, velocities[g][0], forces[g][0])
+                applied = add(applied, tendons[g])
             value = sub(applied, needed[g, c])
             assert not is_constant(value)
             shape = velocities[g][c].shape
             tau[g, c] = value if value.shape == shape else jnp.broadcast_to(value, shape)
     return tau
+
+
+def _in_world(group: Group, start: Components, coordinates: Components) -> Scalar:
+    """First coordinate of a joint, not as a displacement (of no use for a free joint)."""
+    return add(start[0], coordinates[0]) if group.base else coordinates[0]
+
+
+def _other_wrenches(
+    model: Model,
+    groups: tuple[Group, ...],
+    poses: list[Pose],
+    moving: list[Motion],
+    origins: list[Vector],
+) -> list[list[Wrench]]:
+    """What few robots have: planes besides the ground, a fluid, cords. By group."""
+    result: list[list[Wrench]] = [[] for _ in groups]
+    planes, boxes = plane_sets(model), box_sets(model)
+    cords = cord_wrenches(model, groups, poses, moving, origins) if model.cords.names else None
+    for g, group in enumerate(groups):
+        if planes is not None:
+            wrench = plane_wrench(planes[g], group.size, poses[g], moving[g], origins[g])
+            result[g].append(wrench)
+        if boxes is not None:
+            result[g].append(drag_wrench(boxes[g], group.size, poses[g], moving[g]))
+        if cords is not None:
+            result[g].append(cords[g])
+    return result

@@ -19,7 +19,7 @@ from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant
 
 Signature = tuple[Any, ...]
 """Kind of joint, whether there is mass, number of contact points and of shapes that touch other
-shapes, signatures of the children."""
+shapes or planes, of bodies in a fluid, signatures of the children."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Group:
             never changes, all the way to the world.
         summed: whether several links hang on a single parent, so that sums over them reduce.
         offset: link origin in the parent frame; `turn`: link axes in the parent frame at zero.
+        frictionloss_rate: inverse of the friction's velocity scale, zero without friction.
         coordinates, velocities: rows of q and qd of each component of the joint, by link.
         contacts: one entry per set of points that is computed as one array.
         inertia_rows: for each link the one of the group whose inertia enters the mass matrix; None
@@ -74,6 +75,8 @@ class Group:
     limit_upper: Scalar
     limit_stiffness: Scalar
     limit_damping_beyond: Scalar
+    frictionloss: Scalar
+    frictionloss_rate: Scalar
     coordinates: tuple[tuple[int, ...], ...]
     velocities: tuple[tuple[int, ...], ...]
     contacts: tuple[ContactPoints, ...]
@@ -155,7 +158,10 @@ def _signatures(model: Model) -> list[Signature]:
         shapes = int((model.geoms.link[np.unique(model.geoms.pairs)] == link).sum())
         massive = bool(model.mass[link] > 0)
         kind = int(model.joint_type[link])
-        signatures[link] = (kind, massive, points, shapes, tuple(children))
+        curved = model.planes.curved[model.planes.link == link]
+        places = (int((~curved).sum()), int(curved.sum()))
+        boxes = int((model.fluid.link == link).sum())
+        signatures[link] = (kind, massive, points, shapes, *places, boxes, tuple(children))
     return signatures
 
 
@@ -206,6 +212,7 @@ def _group(
     q = tuple(tuple(model.coordinate_start[k] + i for k in links) for i in range(kind.coordinates))
     v = tuple(tuple(model.velocity_start[k] + i for k in links) for i in range(kind.velocities))
     rows = list(v[0])
+    loss, speed = model.frictionloss[rows], model.frictionloss_speed[rows]
     return Group(
         links=links,
         parent=parent,
@@ -225,6 +232,8 @@ def _group(
         limit_upper=constant(model.limit_upper[rows]),
         limit_stiffness=constant(model.limit_stiffness[rows]),
         limit_damping_beyond=constant(model.limit_damping_beyond[rows]),
+        frictionloss=constant(loss),
+        frictionloss_rate=constant(np.where(loss > 0, 1 / np.where(loss > 0, speed, 1.0), 0.0)),
         coordinates=q,
         velocities=v,
         contacts=_contacts(model, frames, links),

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import mujoco
 import numpy as np
 
+from rpo.physics.touching import is_disabled
+
 _GEOM = mujoco.mjtGeom
 COLLIDERS = (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_BOX)
-_NUMBER_PREFIXES = ("contact_", "friction_", "limit_", "pair_")
 
 
 def refuse_unsupported(model: mujoco.MjModel) -> None:
@@ -41,50 +42,10 @@ def geom_label(model: mujoco.MjModel, geom: int) -> str:
     return f"geom {friendly_name(model, 'geom', geom)!r} of body {body!r}"
 
 
-def collides_with_ground(model: mujoco.MjModel, geom: int) -> bool:
-    """Whether MuJoCo's collision masks let a shape touch the ground.
-
-    The ground is the plane that is part of the world; without one, a plane with default masks.
-    """
-    if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT:
-        return False
-    planes = np.flatnonzero(
-        (model.geom_type == _GEOM.mjGEOM_PLANE)
-        & ((model.geom_contype != 0) | (model.geom_conaffinity != 0))
-    )
-    types = model.geom_contype[planes] if len(planes) else np.array([1])
-    affinities = model.geom_conaffinity[planes] if len(planes) else np.array([1])
-    touching = (model.geom_contype[geom] & affinities) | (types & model.geom_conaffinity[geom])
-    return bool(np.any(touching))
-
-
-def read_numbers(model: mujoco.MjModel, defaults: dict[str, float]) -> dict[str, float]:
-    """Constants that the description overrides with `<custom><numeric>` of the same name.
-
-    Args:
-        model: MuJoCo's compiled model.
-        defaults: names and default values of the constants.
-
-    Returns:
-        The values by name. Numbers of other names are left alone.
-
-    Raises:
-        ValueError: if a number is negative, not single, or has a misspelt name.
-    """
-    values = dict(defaults)
-    for index in range(model.nnumeric):
-        name = friendly_name(model, "numeric", index)
-        data = model.numeric_data[model.numeric_adr[index] :][: model.numeric_size[index]]
-        if name not in defaults:
-            if name.startswith(_NUMBER_PREFIXES):
-                raise ValueError(
-                    f"unknown custom numeric {name!r}; known are {', '.join(defaults)}"
-                )
-            continue
-        if len(data) != 1 or not np.isfinite(data[0]) or data[0] < 0.0:
-            raise ValueError(f"custom numeric {name!r} must be one number, zero or more")
-        values[name] = float(data[0])
-    return values
+def shape_name(model: mujoco.MjModel, geom: int) -> str:
+    """Kind of a shape in a word, with its article."""
+    name = _GEOM(model.geom_type[geom]).name.removeprefix("mjGEOM_").lower()
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _problems(model: mujoco.MjModel) -> Iterator[str]:
@@ -92,38 +53,27 @@ def _problems(model: mujoco.MjModel) -> Iterator[str]:
     yield from _options(model)
     yield from _bodies(model)
     yield from _joints(model)
-    yield from _actuators(model)
-    for geom in range(model.ngeom):
-        yield from _geom(model, geom)
 
 
 def _whole_elements(model: mujoco.MjModel) -> Iterator[str]:
-    for kind, count in (
-        ("tendon", model.ntendon),
-        ("flex", model.nflex),
-        ("plugin", model.nplugin),
-    ):
+    for kind, count in (("flex", model.nflex), ("plugin", model.nplugin)):
         for index in range(count):
             yield f"{kind} {friendly_name(model, kind, index)!r} is not supported"
-    for index in range(model.neq):
-        kind = mujoco.mjtEq(model.eq_type[index]).name.removeprefix("mjEQ_").lower()
-        name = friendly_name(model, "equality", index)
-        yield f"equality constraint {name!r} ({kind}) is not supported"
-    for pair in range(model.npair):
+    for pair in range(0 if is_disabled(model, "contact") else model.npair):
         name = friendly_name(model, "pair", pair)
         yield f"contact pair {name!r} is not supported: use contype and conaffinity"
 
 
 def _options(model: mujoco.MjModel) -> Iterator[str]:
-    option = model.opt
-    for name, value in (("wind", option.wind.any()), ("density", option.density)):
-        if value:
-            yield f"option {name!r} is not supported: there is no fluid"
-    if option.viscosity:
-        yield "option 'viscosity' is not supported: there is no fluid"
     for flag in ("SPRING", "DAMPER"):
-        if option.disableflags & getattr(mujoco.mjtDisableBit, f"mjDSBL_{flag}"):
+        if is_disabled(model, flag):
             yield f"flag {flag.lower()!r} is not supported: remove the joints' own values instead"
+    if model.opt.density or model.opt.viscosity:
+        for geom in np.flatnonzero(model.geom_fluid[:, 0] > 0):
+            yield (
+                f"{geom_label(model, int(geom))}: fluidshape is not supported; bodies are dragged "
+                "as boxes"
+            )
 
 
 def _bodies(model: mujoco.MjModel) -> Iterator[str]:
@@ -143,10 +93,9 @@ def _joints(model: mujoco.MjModel) -> Iterator[str]:
             yield f"{label}: ball joints are not supported; use three hinges"
         free = kind == mujoco.mjtJoint.mjJNT_FREE
         dof = slice(model.jnt_dofadr[joint], model.jnt_dofadr[joint] + (6 if free else 1))
-        if model.dof_frictionloss[dof].any():
-            yield f"{label}: frictionloss is not supported"
-        if free and (model.dof_damping[dof].any() or model.jnt_stiffness[joint]):
-            yield f"{label}: a free joint cannot have damping or stiffness"
+        losses = np.concatenate([model.dof_damping[dof], model.dof_frictionloss[dof]])
+        if free and (losses.any() or np.any(model.jnt_stiffness[joint])):
+            yield f"{label}: a free joint cannot have damping, stiffness or frictionloss"
         for name, values in (
             ("dof_dampingpoly", dof),
             ("jnt_stiffnesspoly", joint),
@@ -156,38 +105,3 @@ def _joints(model: mujoco.MjModel) -> Iterator[str]:
             field = getattr(model, name, None)
             if field is not None and np.any(field[values]):
                 yield f"{label}: {name[4:]} is not supported, joints are linear"
-
-
-def _actuators(model: mujoco.MjModel) -> Iterator[str]:
-    transmissions = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
-    for index in range(model.nu):
-        plain = (
-            model.actuator_dyntype[index] == mujoco.mjtDyn.mjDYN_NONE
-            and model.actuator_gaintype[index] == mujoco.mjtGain.mjGAIN_FIXED
-            and model.actuator_biastype[index] == mujoco.mjtBias.mjBIAS_NONE
-            and int(model.actuator_trntype[index]) in transmissions
-        )
-        if not plain:
-            name = friendly_name(model, "actuator", index)
-            yield f"actuator {name!r} is not supported: only plain motors on joints are"
-
-
-def _geom(model: mujoco.MjModel, geom: int) -> Iterator[str]:
-    body = int(model.geom_bodyid[geom])
-    kind = int(model.geom_type[geom])
-    label = geom_label(model, geom)
-    can_collide = model.geom_contype[geom] != 0 or model.geom_conaffinity[geom] != 0
-    if not can_collide or model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT:
-        return
-    remedy = "set contype and conaffinity to 0 if it is only seen"
-    if kind == _GEOM.mjGEOM_PLANE:
-        normal = np.zeros(3)
-        mujoco.mju_rotVecQuat(normal, np.array([0.0, 0.0, 1.0]), model.geom_quat[geom])
-        level = np.abs(normal - [0.0, 0.0, 1.0]).max() < 1e-9 and model.geom_pos[geom, 2] == 0.0
-        if body != 0 or not level:
-            yield f"{label}: the ground must be the plane z = 0 of the world; {remedy}"
-    elif model.body_weldid[body] == 0 or kind in COLLIDERS:
-        return
-    elif collides_with_ground(model, geom):
-        name = _GEOM(kind).name.removeprefix("mjGEOM_").lower()
-        yield f"{label}: a {name} cannot touch the ground (use spheres, capsules, boxes); {remedy}"

@@ -187,8 +187,8 @@ def task_settings_class(task: str | Env) -> type[Any] | None:
 
 
 def is_known(task: str) -> bool:
-    """Whether a name is enough to make a task: a shipped one, or one of another package."""
-    return task in envs.names() or foreign.is_foreign(task)
+    """Whether a name makes a task: a shipped one, a robot's description, one of a package."""
+    return envs.is_known(task) or foreign.is_foreign(task)
 
 
 def make_env(task: str | Env, task_settings: Mapping[str, Any]) -> Env:

@@ -270,6 +270,7 @@ TOUCHING = {
     "sphere": '<geom name="b" type="sphere" size="0.2"/>',
     "box": '<geom name="b" type="box" size="0.2 0.3 0.1"/>',
     "capsule": '<geom name="b" type="capsule" size="0.1 0.3"/>',
+    "cylinder": '<geom name="b" type="cylinder" size="0.2 0.3"/>',
 }
 
 
@@ -357,9 +358,13 @@ FREE = "<freejoint/>"
 def test_what_cannot_touch_a_link_is_refused_by_name():
     cylinder = '<geom name="can" type="cylinder" size="0.1 0.1" contype="2" conaffinity="2"/>'
     other = '<geom type="sphere" size="0.1" contype="2" conaffinity="2"/>'
-    message = "geom 'can' of body 'one': a cylinder cannot touch another link"
+    other = other.replace("sphere", "box").replace('size="0.1"', 'name="brick" size="1 1 1"')
+    message = "geom 'can' of body 'one': a cylinder cannot touch geom 'brick' of body 'two', a box"
     with pytest.raises(ValueError, match=re.escape(message)):
         load_mjcf(two_bodies(cylinder, other))
+    egg = cylinder.replace("cylinder", "ellipsoid").replace('"0.1 0.1"', '"0.1 0.1 0.2"')
+    with pytest.raises(ValueError, match="an ellipsoid cannot touch geom 'brick'"):
+        load_mjcf(two_bodies(egg, other))
 
 
 def test_deep_overlaps_and_empty_exclusions_are_said():

@@ -1,0 +1,250 @@
+"""What a walking task needs to know of a robot's description."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jax import Array
+
+from rpo.physics.geoms import Floats
+from rpo.physics.mjcf import load_mjcf, load_urdf, parse_description
+from rpo.physics.model import JointType, Model
+from rpo.physics.stiffness import Rates, fastest_rates
+
+SINKING = 0.02
+"""How deep one contact point that carries the robot is in the ground, over the root's height."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Description:
+    """A robot with a free or planar root, and how it starts.
+
+    Args:
+        path: of the file.
+        mjcf: what to draw it from.
+        model: the robot.
+        base: link that carries the root's mass; the links before it are its joints.
+        start: coordinates at the start (nq,).
+        start_rotation: of the base there (3, 3).
+        height: of the base there, over z = 0, m.
+        stands: whether there is a ground and gravity, so that height means something.
+        joint_names: of the joints that are not the root's.
+        joint_coordinates, joint_velocities: their rows of q and qd.
+        action_names: of the actuators, or of the joints that are pushed.
+        action_scale, action_offset: control (or joint force) of an action (actions, 1).
+        rates: its fastest spring and damper.
+    """
+
+    path: str
+    mjcf: str
+    model: Model
+    base: int
+    start: Floats
+    start_rotation: Floats
+    height: float
+    stands: bool
+    joint_names: tuple[str, ...]
+    joint_coordinates: tuple[int, ...]
+    joint_velocities: tuple[int, ...]
+    action_names: tuple[str, ...]
+    action_scale: Floats
+    action_offset: Floats
+    rates: Rates
+
+    def forces(self, action: Array) -> Array:
+        """Joint forces (nv, batch) of actions (actions, batch) in [-1, 1]."""
+        scale = jnp.asarray(self.action_scale, action.dtype)
+        control = scale * action + jnp.asarray(self.action_offset, action.dtype)
+        if self.model.actuators.names:
+            return self.model.actuators.forces(control)
+        rest = jnp.zeros((self.model.nv, action.shape[1]), action.dtype)
+        return rest.at[np.array(self.joint_velocities)].set(control)
+
+
+@functools.lru_cache(maxsize=8)
+def read_description(path: str, strength: float) -> Description:
+    """Reads a robot that is to walk.
+
+    Args:
+        path: of the MJCF or URDF.
+        strength: joint force of an action of one, where the description has no actuators.
+
+    Raises:
+        ValueError: in one line, if there is no such file, or the robot cannot be simulated or
+            cannot walk.
+    """
+    urdf = path.lower().endswith(".urdf")
+    try:
+        model = load_urdf(path, floating_base=True) if urdf else load_mjcf(path)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    spec = parse_description(path)
+    if urdf:
+        spec.compiler.fusestatic = False
+        root = spec.worldbody.first_body()
+        if root.first_joint() is None:
+            root.add_freejoint(name=f"{root.name}_free")
+    compiled = spec.compile()
+    base = _base(path, model)
+    names, coordinates, velocities = _joints(model, base)
+    actions = _actions(path, model, compiled, names, velocities, strength)
+    start = _start(model, compiled)
+    data = mujoco.MjData(compiled)
+    data.qpos = start
+    mujoco.mj_kinematics(compiled, data)
+    body = int(compiled.jnt_bodyid[base])
+    grounded = len(model.contact_link) > 0 or len(model.planes.link) > 0
+    height = float(data.xpos[body, 2])
+    model = _with_own_contact(model, compiled, height)
+    return Description(
+        path=path,
+        mjcf=spec.to_xml() if urdf else path,
+        model=model,
+        base=base,
+        start=start,
+        start_rotation=data.xmat[body].reshape(3, 3).copy(),
+        height=height,
+        stands=bool(grounded and model.gravity[2] < 0 and height > 0),
+        joint_names=names,
+        joint_coordinates=coordinates,
+        joint_velocities=velocities,
+        **actions,
+        rates=fastest_rates(model, compiled, start),
+    )
+
+
+def _with_own_contact(model: Model, compiled: mujoco.MjModel, height: float) -> Model:
+    """Contact that suits the robot's weight, where the description says nothing about it.
+
+    One point that carries the robot sinks in by a fiftieth of its height; the other figures keep
+    their usual proportions to the stiffness.
+    """
+    names = {compiled.numeric(k).name for k in range(compiled.nnumeric)}
+    weight = float(compiled.body_mass.sum() * np.linalg.norm(model.gravity))
+    if not weight or not height > 0:
+        return model
+    stiffness = weight / (SINKING * height)
+    changes: dict[str, Any] = {}
+    figures: dict[str, Any]
+    if not names & {"contact_stiffness", "contact_damping", "friction_stiffness"}:
+        shares = {"stiffness": 1.0, "damping": 0.1, "friction_stiffness": 0.05}
+        for field, share in shares.items():
+            own = field if field == "friction_stiffness" else f"contact_{field}"
+            changes[own] = np.full(len(model.contact_link), share * stiffness)
+        places = len(model.planes.link)
+        figures = {field: np.full(places, share * stiffness) for field, share in shares.items()}
+        changes["planes"] = dataclasses.replace(model.planes, **figures)
+    if not names & {"pair_stiffness", "pair_damping", "pair_friction_stiffness"}:
+        shares = {"stiffness": 1.0, "damping": 0.01, "friction_stiffness": 0.01}
+        count = len(model.geoms.names)
+        figures = {field: np.full(count, share * stiffness) for field, share in shares.items()}
+        changes["geoms"] = dataclasses.replace(model.geoms, **figures)
+    return dataclasses.replace(model, **changes)
+
+
+def _base(path: str, model: Model) -> int:
+    """Link that carries the root's mass."""
+    roots = np.flatnonzero(model.parent == -1)
+    if len(roots) > 1:
+        named = ", ".join(repr(model.link_names[root]) for root in roots)
+        raise ValueError(f"{path}: a robot that walks has one root, this has {named}")
+    if model.joint_type[0] is JointType.FREE:
+        return 0
+    base = int(np.flatnonzero(model.mass > 0)[0])
+    kinds = [model.joint_type[link] for link in range(base + 1)]
+    chain = model.parent[: base + 1].tolist() == list(range(-1, base))
+    ordered = sorted(kinds) == kinds  # slides before hinges: along the world's axes
+    if not chain or not ordered or kinds[0] is not JointType.SLIDE:
+        raise ValueError(
+            f"{path}: a robot that walks needs a free joint at its root, or slides and then hinges"
+        )
+    return base
+
+
+def _joints(model: Model, base: int) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
+    links = range(base + 1, model.num_links)
+    return (
+        tuple(model.joint_names[link] for link in links),
+        tuple(model.coordinate_start[link] for link in links),
+        tuple(model.velocity_start[link] for link in links),
+    )
+
+
+def _actions(
+    path: str,
+    model: Model,
+    compiled: mujoco.MjModel,
+    names: tuple[str, ...],
+    velocities: tuple[int, ...],
+    strength: float,
+) -> dict[str, Any]:
+    """Names, scale and offset of the actions."""
+    actuators = model.actuators
+    if actuators.names:
+        low, high = actuators.control_lower, actuators.control_upper
+        ranged = np.isfinite(low) & np.isfinite(high)
+        low, high = np.where(ranged, low, -1.0), np.where(ranged, high, 1.0)
+        return {
+            "action_names": actuators.names,
+            "action_scale": 0.5 * (high - low)[:, None],
+            "action_offset": 0.5 * (high + low)[:, None],
+        }
+    joints = compiled.dof_jntid[list(velocities)]
+    efforts = compiled.jnt_actfrcrange[joints, 1] * compiled.jnt_actfrclimited[joints]
+    scale = np.where(efforts > 0, efforts, strength)
+    if not len(scale) or not scale.all():
+        raise ValueError(
+            f"{path} has no actuators, and no effort limits that could stand for them; say how "
+            "strong its joints are (strength)"
+        )
+    return {
+        "action_names": names,
+        "action_scale": scale[:, None],
+        "action_offset": np.zeros((len(scale), 1)),
+    }
+
+
+def _start(model: Model, compiled: mujoco.MjModel) -> Floats:
+    """The first keyframe, or the rest pose within the joints' ranges, on the ground (nq,)."""
+    if compiled.nkey:
+        keyframe: Floats = compiled.key_qpos[0].copy()
+        return keyframe
+    q: Floats = compiled.qpos0.copy()
+    for link, kind in enumerate(model.joint_type):
+        if kind is not JointType.FREE:
+            row, dof = model.coordinate_start[link], model.velocity_start[link]
+            q[row] = np.clip(q[row], model.limit_lower[dof], model.limit_upper[dof])
+    return _on_the_ground(model, compiled, q)
+
+
+def _on_the_ground(model: Model, compiled: mujoco.MjModel, q: Floats) -> Floats:
+    """A pose (nq,) moved up or down until its lowest point touches z = 0."""
+    q = q.copy()
+    data = mujoco.MjData(compiled)
+    data.qpos = q
+    mujoco.mj_kinematics(compiled, data)
+    free = model.joint_type[0] is JointType.FREE
+    upright = [
+        k
+        for k in range(1 if free else model.num_links)
+        if free or (model.joint_type[k] is JointType.SLIDE and abs(data.xaxis[k, 2]) > 0.99)
+    ]
+    if not upright or not len(model.contact_link):
+        return q
+    heights = []
+    for link, position, radius in zip(
+        model.contact_link, model.contact_position, model.contact_radius, strict=True
+    ):
+        body = int(compiled.jnt_bodyid[link])
+        anchored = model.joint_type[link] is not JointType.FREE
+        local = position + (compiled.jnt_pos[link] if anchored else 0.0)
+        heights.append(data.xpos[body, 2] + data.xmat[body].reshape(3, 3)[2] @ local - radius)
+    link = upright[0]
+    coordinate = 2 if free else model.coordinate_start[link]
+    q[coordinate] -= min(heights) * (1.0 if free else np.sign(data.xaxis[link, 2]))
+    return q

@@ -1,0 +1,99 @@
+"""What a description's actuators do with controls, as static constants.
+
+An actuator is a motor or a servo: its force is gain * control + offset - kp * length - kv * rate.
+The part with the length and the rate is a tendon of the model (`rpo.physics.tendons`), always at
+work; what is left is constant during a control step, and `Actuators.forces` is what
+`control_step` takes for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from rpo.physics.geoms import Floats
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Actuators:
+    """`nu` motors and servos on hinges, slides and tendons.
+
+    Args:
+        names: what to call them (nu).
+        moment: joint force per force of the actuator (nu, nv).
+        gain: force per control (nu,).
+        offset: force at a control of zero (nu,).
+        control_lower, control_upper: range to which controls are clipped, infinite if free (nu,).
+        force_lower, force_upper: range to which forces are clipped, infinite if free (nu,).
+        joint_lower, joint_upper: the same for what all of them together do to a joint (nv,).
+        servo: whether the force depends on the joint's state as well (nu,).
+
+    Raises:
+        ValueError: in one line, if shapes disagree, a figure is not a number or a range descends.
+    """
+
+    names: tuple[str, ...]
+    moment: Floats
+    gain: Floats
+    offset: Floats
+    control_lower: Floats
+    control_upper: Floats
+    force_lower: Floats
+    force_upper: Floats
+    joint_lower: Floats
+    joint_upper: Floats
+    servo: np.ndarray
+
+    def __post_init__(self) -> None:
+        count, dofs = self.moment.shape
+        shapes = {"moment": (count, dofs), "joint_lower": (dofs,), "joint_upper": (dofs,)}
+        shapes |= dict.fromkeys(_ACTUATOR_FIELDS, (len(self.names),))
+        for field, shape in shapes.items():
+            value = getattr(self, field)
+            if value.shape != shape:
+                raise ValueError(f"actuators: {field} has shape {value.shape}, expected {shape}")
+            ranged = field.endswith(("_lower", "_upper"))
+            if np.isnan(value).any() or (not ranged and np.isinf(value).any()):
+                raise ValueError(f"actuators: {field} holds a non-finite number")
+        for what in ("control", "force", "joint"):
+            if (getattr(self, f"{what}_lower") > getattr(self, f"{what}_upper")).any():
+                raise ValueError(f"actuators: {what}_lower is above {what}_upper")
+
+    def forces(self, control: Array) -> Array:
+        """Joint forces (nv, batch) for controls (nu, batch), as `control_step` takes them."""
+        rows = np.s_[:, None]
+
+        def clip(value: Array, lower: Floats, upper: Floats) -> Array:
+            if np.isinf(lower).all() and np.isinf(upper).all():
+                return value
+            low, high = (jnp.asarray(bound[rows], value.dtype) for bound in (lower, upper))
+            return jnp.clip(value, low, high)
+
+        control = clip(control, self.control_lower, self.control_upper)
+        gain, offset = (jnp.asarray(x[rows], control.dtype) for x in (self.gain, self.offset))
+        force = clip(gain * control + offset, self.force_lower, self.force_upper)
+        joint = jnp.dot(jnp.asarray(self.moment.T, force.dtype), force, precision="highest")
+        return clip(joint, self.joint_lower, self.joint_upper)
+
+
+_ACTUATOR_FIELDS = (
+    "gain",
+    "offset",
+    "control_lower",
+    "control_upper",
+    "force_lower",
+    "force_upper",
+    "servo",
+)
+
+NO_ACTUATORS = Actuators(
+    names=(),
+    moment=np.zeros((0, 0)),
+    joint_lower=np.zeros(0),
+    joint_upper=np.zeros(0),
+    **{field: np.zeros(0) for field in _ACTUATOR_FIELDS},
+)
+"""Nothing but what a task pushes."""
