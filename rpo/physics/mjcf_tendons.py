@@ -228,7 +228,8 @@ def _actuator(model: mujoco.MjModel, index: int, servo: bool) -> Iterator[str]:
         yield "is not supported: it has an activation of its own; remove dyntype"
     if kind == _TENDON and not is_fixed_tendon(model, target):
         yield "is not supported: it pulls on a spatial tendon"
-    if kind == _TENDON and model.tendon_actfrclimited[target]:
+    held = getattr(model, "tendon_actfrclimited", None)  # came with a later version
+    if kind == _TENDON and held is not None and held[target]:
         yield "is not supported: its tendon limits the force (actuatorfrcrange)"
     if kind in _JOINTS and int(model.jnt_type[target]) not in (
         int(mujoco.mjtJoint.mjJNT_HINGE),
