@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rpo.report.gradients import check_gradients
 
 import rpo.envs
+from rpo.envs.gradient_check import check_gradients
 from rpo.envs.robot_file import RobotFile, RobotSettings
 from rpo.training import SettingsError
 from rpo.training.settings import resolve

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rpo.envs
+from rpo.envs.locomotion import LocomotionEnv
 from rpo.physics.inertia import rotation_matrix
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
@@ -35,6 +36,13 @@ def rest_poses(model: Model) -> tuple[Floats, Floats]:
     return position, rotation
 
 
+def task_robot(name: str) -> Model:
+    """The robot with the figures of its task's settings."""
+    env = rpo.envs.make(name)
+    assert isinstance(env, LocomotionEnv)
+    return env.model
+
+
 @pytest.fixture(params=ROBOTS, scope="module")
 def robot(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -55,7 +63,7 @@ def test_tree_and_joint_frames_are_those_of_the_reference(robot: str) -> None:
 
 
 def test_joint_constants_are_those_of_the_reference(robot: str) -> None:
-    model = load_mjcf(ASSETS / f"{robot}.xml")
+    model = task_robot(robot)
     data = load_reference(robot)
     joints = reference_links(data).joint
     scalar = [i for i, kind in enumerate(model.joint_type) if kind is not JointType.FREE]
@@ -83,7 +91,7 @@ def test_joint_constants_are_those_of_the_reference(robot: str) -> None:
 
 
 def test_contact_points_are_those_of_the_reference(robot: str) -> None:
-    model = load_mjcf(ASSETS / f"{robot}.xml")
+    model = task_robot(robot)
     reference = reference_links(load_reference(robot))
     position, rotation = rest_poses(model)
     link = model.contact_link
