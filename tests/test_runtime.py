@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from rpo import runtime
+from tests.marks import nightly
 
 TIMING = """
 import json, sys, time
@@ -99,6 +100,7 @@ def test_a_backend_that_already_runs_is_reported_not_changed() -> None:
     assert result.stdout.strip().endswith(" 1")
 
 
+@nightly
 def test_the_fusion_option_still_makes_the_physics_several_times_faster() -> None:
     """Notices a jaxlib that drops the option, or no longer needs it."""
     root = os.path.dirname(os.path.dirname(__file__))

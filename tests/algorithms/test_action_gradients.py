@@ -169,6 +169,7 @@ def test_no_gradient_crosses_an_episode_end():
     np.testing.assert_array_equal(gradient[: step + 1, index], 0)
 
 
+@nightly
 def test_a_diverging_environment_loses_its_gradient_and_leaves_the_others_theirs():
     env = Diverging()
     state, rollout, batch, _ = prepared(RPO_ONE_EPOCH, env)

@@ -12,7 +12,7 @@ import pytest
 
 from rpo import algorithms
 from tests.algorithms.probe_environments import Wanderer
-from tests.marks import rest_nightly
+from tests.marks import nightly, rest_nightly
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("rpo", "sapo", "gippo", "ppo", "sac")
@@ -43,6 +43,7 @@ def test_two_devices_give_the_parameters_of_one(methods):
         assert max(result["metrics"].values()) < 1e-7
 
 
+@nightly
 def test_a_seed_alone_gives_what_it_gives_among_others():
     env = Wanderer()
     config = algorithms.RPOConfig(

@@ -313,6 +313,7 @@ def test_regression_and_ppo_keep_moments_of_their_own():
     assert SMALL.ppo_optimizer.betas == (0.9, 0.999)
 
 
+@nightly
 def test_skipped_steps_of_both_phases_are_counted_together():
     state, batch, _ = prepared()
     phases = SMALL.config.alpha_steps, SMALL.config.ppo_epochs * SMALL.config.ppo_minibatches

@@ -14,7 +14,7 @@ from tests.algorithms.probe_environments import (
     ForwardOnly,
     OneStep,
 )
-from tests.marks import rest_nightly
+from tests.marks import nightly, rest_nightly
 
 SMALL = {
     "num_envs": 16,
@@ -70,6 +70,7 @@ def test_the_forward_only_environment_raises_when_differentiated():
         )
 
 
+@nightly
 @pytest.mark.parametrize(("name", "iterations"), rest_nightly([("sac", 120), ("ppo", 120)]))
 def test_learns_in_an_environment_that_cannot_be_differentiated(name, iterations):
     """What pays does so only through the dynamics; the best possible return is -0.375."""
@@ -121,6 +122,7 @@ def values_of_sac(state, observations):
 WITHOUT_ENTROPY = {"discount": 0.5, "initial_temperature": 1e-4, "temperature_learning_rate": 0.0}
 
 
+@nightly
 @pytest.mark.parametrize("n_step", rest_nightly([2, 1]))
 def test_sac_bootstraps_from_the_observation_after_the_window(n_step):
     _, state, _ = trained("sac", Chain(), 100, n_step=n_step, **WITHOUT_ENTROPY)

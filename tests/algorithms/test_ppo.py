@@ -20,6 +20,7 @@ from rpo.algorithms.ppo import (
 from rpo.algorithms.surrogate import clipped_objective
 from rpo.nets import Gaussian, Normalizer, new_normalizer
 from tests.algorithms.probe_environments import OneStep, Wanderer
+from tests.marks import nightly
 
 SMALL = PPO(
     PPOConfig(
@@ -198,6 +199,7 @@ def test_actions_are_clipped_at_the_environment_only():
     assert float(metrics["kl"]) < 1e-6
 
 
+@nightly
 def test_an_update_adapts_the_rate_after_every_epoch_and_renews_the_statistics():
     env = Wanderer()
     state = SMALL.init(env, jax.random.PRNGKey(0))

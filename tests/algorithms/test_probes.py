@@ -16,7 +16,7 @@ from tests.algorithms.probe_environments import (
     ThroughDynamics,
     Wanderer,
 )
-from tests.marks import rest_nightly
+from tests.marks import nightly, rest_nightly
 
 SMALL = {
     "num_envs": 16,
@@ -106,6 +106,7 @@ def test_learns_what_pays_only_through_the_dynamics(name, settings):
     assert float(action(jnp.full((1, 1), -1.0), None)[0, 0]) > 0.7
 
 
+@nightly
 def test_statistics_are_frozen_in_a_rollout_and_updated_after_it():
     env = Wanderer()
     algorithm, state, _ = trained("shac", env, 1)

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.marks import nightly
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "push.py"
 
 
+@nightly
 def test_the_derivative_reaches_the_pusher_through_the_contact():
     """It is that of the discrete step; a wider difference would see the touch come earlier."""
     example = runpy.run_path(str(EXAMPLE))

@@ -14,6 +14,7 @@ from rpo.envs.gradient_check import check_gradients
 from rpo.envs.robot_file import RobotFile, RobotSettings
 from rpo.training import SettingsError
 from rpo.training.settings import resolve
+from tests.marks import nightly
 
 # A torso on two slides and a hinge, with one leg whose rest pose is outside its range.
 PLANAR = """<mujoco><worldbody>{floor}
@@ -104,6 +105,7 @@ def test_without_a_ground_nothing_falls(tmp_path: Path) -> None:
     assert not env.is_terminal(type(state)(0 * state.q, state.qd)).any()
 
 
+@nightly
 def test_episodes_of_the_chosen_step_stay_finite_and_slope_is_right(tmp_path: Path) -> None:
     env = robot(tmp_path)
     state = env.reset(jax.random.key(1), 16)

@@ -19,6 +19,7 @@ from rpo.physics.model import Model
 from rpo.physics.plane_contact import deepest_point, plane_sets
 from rpo.physics.step import StepSettings, control_step
 from rpo.physics.topology import groups_of
+from tests.marks import nightly
 
 SHAPES = {
     "sphere": 'type="sphere" size="0.1"',
@@ -150,6 +151,7 @@ def test_a_cylinder_stands_upright_and_gradients_are_finite() -> None:
     assert np.isfinite(slope).all()
 
 
+@nightly
 def test_derivatives_on_a_tilted_plane_are_those_of_the_step() -> None:
     for kind in ("ellipsoid", "cylinder"):
         model = load_mjcf(body_on_plane(SHAPES[kind], 'zaxis="1 2 3"'))

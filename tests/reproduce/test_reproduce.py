@@ -242,6 +242,7 @@ def test_dry_run_reports_cells_that_cannot_be_trained(plan_pair) -> None:
     assert any("cannot be trained" in line for line in said)
 
 
+@nightly
 def test_the_printed_command_trains_the_cell(plan_pair) -> None:
     """The command line and the settings mean the same run."""
     cell = plan_pair(seeds=1).cells[0]
@@ -255,6 +256,7 @@ def test_the_printed_command_trains_the_cell(plan_pair) -> None:
     assert cell.command().startswith(f"rpo train {PENDULUM} --algorithm rpo --preset fast ")
 
 
+@nightly
 def test_interruption_saves_the_cell_and_stops(plan_pair, tmp_path: Path) -> None:
     """SIGINT reaches the training once: it saves, and the same plan continues."""
     plan = plan_pair(seeds=1)

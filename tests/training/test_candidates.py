@@ -16,7 +16,7 @@ from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.program import Program
 from rpo.training.selection import Race, Selection
 from rpo.training.settings import resolve
-from tests.marks import rest_nightly
+from tests.marks import nightly, rest_nightly
 from tests.training.fakes import PENDULUM, TINY, Countdown
 
 SETTINGS = {"seeds": 2, "candidates": 3, "selection_share": 0.6, "total_steps": 64 * 120}
@@ -124,6 +124,7 @@ def test_a_stopped_run_goes_on_exactly(
             np.testing.assert_array_equal(table[name], expected[name], err_msg=name)
 
 
+@nightly
 def test_candidate_0_is_the_seed_itself(tmp_path: Path, train_tiny: Callable[..., Run]) -> None:
     together = train_tiny(candidates=2, total_steps=64 * 40)
     iterations = Selection(2, 40, 0.35).iterations

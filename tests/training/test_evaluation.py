@@ -13,6 +13,7 @@ import rpo
 from rpo.nets import Actor, TanhGaussianPolicy, new_normalizer
 from rpo.training import CheckpointError, Policy, Run, SettingsError, load_policies, load_policy
 from rpo.training.evaluation import evaluate_policy
+from tests.marks import nightly
 from tests.training.fakes import TINY, Countdown, Echo
 
 
@@ -78,6 +79,7 @@ def test_evaluating_a_run_repeats_its_own_evaluation(finished_run: Run) -> None:
     assert stored["deterministic"]["returns"] == found.returns.tolist()
 
 
+@nightly
 def test_best_policy_is_that_of_the_best_iteration(train_tiny) -> None:
     """Countdown's episodes end all the time, so the window of 100 is soon full."""
     observation = jnp.array([[0.2, 0.4]])

@@ -23,6 +23,7 @@ from rpo.training.cache import enable_compilation_cache
 from rpo.training.checkpoint import last_checkpoint, restore_checkpoint, save_checkpoint
 from rpo.training.metrics import MetricsTable
 from rpo.training.run_files import write_json
+from tests.marks import nightly
 from tests.training.fakes import PENDULUM, TINY, as_flags
 from tests.training.test_resume import assert_equal_runs
 
@@ -208,6 +209,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@nightly
 def test_files_that_cannot_grow(tmp_path: Path) -> None:
     """A limit on the size of files makes real writes fail half way, as a full disk does."""
     pytest.importorskip("resource")

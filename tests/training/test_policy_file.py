@@ -111,6 +111,7 @@ def test_a_resumed_run_has_the_same_files(train_tiny, tmp_path: Path) -> None:
         assert (whole.path / name).read_bytes() == (resumed.path / name).read_bytes(), name
 
 
+@nightly
 def test_ppo_has_another_kind_of_policy(tmp_path: Path) -> None:
     names = ("num_envs", "horizon", "actor_hidden_sizes", "critic_hidden_sizes")
     settings = {name: TINY[name] for name in names} | {"total_steps": 64, "minibatches": 2}
