@@ -101,13 +101,13 @@ class LocomotionEnv(EpisodicEnv):
 
     def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
         """Names of the observation's entries in their order, and what a value of 1 means."""
-        # As above: every robot defines it.
+        # Every robot defines it. Not abstract: the class itself is never made, only its subclasses.
         raise NotImplementedError
 
     @property
     def _root_velocities(self) -> int:
         """Number of degrees of freedom without a motor; they come first."""
-        # Every robot defines it; this only says what is expected.
+        # As above: every robot defines it.
         raise NotImplementedError
 
     def dynamics(self, state: RobotState, action: Float[Array, "envs action"]) -> RobotState:
