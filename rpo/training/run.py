@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 
 from rpo.adapters import foreign
 from rpo.envs.base import Env
+from rpo.envs.robot_file import is_description
 from rpo.errors import RunError, SettingsError, one_line
 from rpo.training.metrics import Table, read_metrics
 from rpo.training.provenance import provenance
@@ -42,7 +43,14 @@ from rpo.training.run_files import (
 )
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, RunSettings, config_from, is_known, make_env
-from rpo.training.task_files import is_task_file, load_task, parse_task_file, trusted_task
+from rpo.training.task_files import (
+    description_facts,
+    is_task_file,
+    load_task,
+    parse_task_file,
+    recorded_description,
+    trusted_task,
+)
 from rpo.training.typed import typed
 
 FORMAT = 1
@@ -97,6 +105,8 @@ class Run:
             config["origin"] = origin
         if is_task_file(resolved.task):
             config["task_file"] = parse_task_file(resolved.task).facts()
+        elif is_description(resolved.task):
+            config["task_file"] = description_facts(resolved.task)
         run = cls(path, config, resolved.env)
         run.start_session(iteration=0)
         return run
@@ -143,6 +153,9 @@ class Run:
             )
         if isinstance(env, str):
             env = load_task(trusted_task(self.path, config, env, trust=False))
+        made_from = task
+        if env is None and is_description(task):
+            made_from = recorded_description(self.path, config)
         try:
             return Resolved(
                 task=task,
@@ -151,7 +164,7 @@ class Run:
                 config=config_from(config["algorithm"], config["algorithm_settings"]),
                 task_settings=config["task_settings"],
                 run_settings=RunSettings(**typed(RunSettings, config["run_settings"])),
-                env=env or make_env(task, config["task_settings"]),
+                env=env or make_env(made_from, config["task_settings"]),
             )
         except (SettingsError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{self.path / 'config.json'}: {one_line(error)}") from error

@@ -198,6 +198,41 @@ def trusted_task(path: Path, config: Mapping[str, Any], task: str | None, trust:
     return named
 
 
+def description_facts(task: str) -> dict[str, str]:
+    """What a run records of a robot's description. What it includes is not covered.
+
+    Raises:
+        SettingsError: if there is no such file.
+    """
+    path = Path(task)
+    return {"path": str(path.absolute()), "sha256": hashlib.sha256(_contents(path)).hexdigest()}
+
+
+def recorded_description(path: Path, config: Mapping[str, Any]) -> str:
+    """The description that a run was trained on: where it was then, else by its name.
+
+    Args:
+        path: of the run.
+        config: its `config.json`.
+
+    Raises:
+        RunError: if the file is another one by now.
+    """
+    recorded = config.get("task_file")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    digest, places = recorded.get("sha256"), (recorded.get("path"), config["task"])
+    found = [one for one in places if isinstance(one, str) and Path(one).is_file()]
+    if not found or digest is None:
+        return found[-1] if found else str(config["task"])
+    same = [one for one in found if description_facts(one)["sha256"] == digest]
+    if not same:
+        raise RunError(
+            f"{found[0]} is not the description that {path} was trained on (its sha256 differs); "
+            "put that one back, or give the environment yourself (Python: env=...)"
+        )
+    return same[0]
+
+
 _REMEDY = "The task's own code is at fault; docs/custom-environment.md says what it must define."
 
 

@@ -12,7 +12,8 @@ import pytest
 import rpo.envs
 from rpo.envs.gradient_check import check_gradients
 from rpo.envs.robot_file import RobotFile, RobotSettings
-from rpo.training import SettingsError
+from rpo.errors import RunError
+from rpo.training import Run, SettingsError
 from rpo.training.settings import resolve
 from tests.marks import nightly
 
@@ -173,3 +174,24 @@ def test_a_description_is_a_task_by_its_path(tmp_path: Path) -> None:
         resolve(path, settings={"targetspeed": 3.0})
     with pytest.raises(ValueError, match="termination_height is -1"):
         RobotSettings(termination_height=-1.0)
+
+
+def test_a_run_finds_its_description_again_and_knows_another(tmp_path: Path, monkeypatch) -> None:
+    robot(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Run.create(Path("run"), resolve("leg.xml", settings={"total_steps": 1000}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = Run.load(tmp_path / "run")
+    assert run.resolved().env.spec.name == "leg"
+
+    robot(tmp_path, rest=MOTOR.replace("20", "21"))
+    with pytest.raises(RunError, match=r"leg\.xml is not the description that") as caught:
+        run.resolved()
+    assert "\n" not in str(caught.value)
+
+    (tmp_path / "leg.xml").rename("leg.xml")  # another robot, but of the same name
+    with pytest.raises(RunError, match="is not the description"):
+        run.resolved()
+    robot(tmp_path / "elsewhere")  # moved together with the run
+    assert run.resolved().env.spec.name == "leg"
