@@ -237,15 +237,18 @@ CUSTOM_SAC: Settings = CUSTOM | _SAC_HUMANOID | {"replay_capacity": 100_000}
 DEFAULT_PRESET = "fast"
 
 
-CANDIDATES: dict[tuple[str, str], dict[str, int]] = {("rpo", "fast"): {"ant": 4}}
-"""CANDIDATES[algorithm, preset][task]: trainings per seed that start side by side, 1 if not listed.
+SELECTION: dict[tuple[str, str], dict[str, Settings]] = {
+    ("rpo", "fast"): {"ant": {"candidates": 4}},
+}
+"""SELECTION[algorithm, preset][task]: how many trainings per seed start side by side and when they
+are dropped (fields of `RunSettings`); one training if not listed.
 
 They belong to no method, and comparisons of methods do without them."""
 
 
-def preset_candidates(algorithm: str, task: str, preset: str) -> int:
-    """Trainings per seed that start side by side with a preset."""
-    return CANDIDATES.get((algorithm, preset), {}).get(task, 1)
+def preset_selection(algorithm: str, task: str, preset: str) -> Settings:
+    """Settings of the candidates of a preset."""
+    return dict(SELECTION.get((algorithm, preset), {}).get(task, {}))
 
 
 def preset_settings(algorithm: str, task: str, preset: str) -> Settings:

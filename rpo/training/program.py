@@ -91,7 +91,13 @@ class Program:
         self.env = resolved.env
         self.seeds = list(range(run.seed, run.seed + run.seeds))
         try:
-            self.selection = Selection(candidates, config.total_iterations, run.selection_share)
+            self.selection = Selection(
+                candidates,
+                config.total_iterations,
+                run.selection_share,
+                run.selection_start,
+                run.selection_keep,
+            )
         except ValueError as error:
             raise SettingsError(str(error)) from error
         if candidates > 1:  # learning rates follow the length of the training that is kept

@@ -1,13 +1,15 @@
-"""Several trainings per seed at first, of which the better half is kept again and again.
+"""Several trainings per seed at first, of which the better ones are kept again and again.
 
 Chance early in a training decides which gait a robot ends up with, and early returns tell. So it
 pays to start several trainings and to drop those that lag behind (successive halving, Jamieson and
-Talwalkar 2016), as long as the steps of all of them are counted.
+Talwalkar 2016), as long as the steps of all of them are counted. Very early returns tell nothing,
+so the first round may be longer than the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from rpo.errors import CheckpointError
 class Selection:
     """When candidates are dropped, and what they cost.
 
-    Each of the rounds, which are equally long, ends with half of the candidates, rounded up.
-
     Args:
         candidates: per seed, at the start.
         budget: iterations of all candidates of a seed together; positive.
         until: share of the training that is kept after which only that one is left; in (0, 1).
+        start: share after which the first ones are dropped, in [0, until); the rounds after it are
+            equally long. 0: all rounds are.
+        kept: share of the candidates that a round leaves, rounded up; in [0, 1).
 
     Raises:
         ValueError: if the budget is too small for every candidate to train.
@@ -36,6 +39,8 @@ class Selection:
     candidates: int
     budget: int
     until: float
+    start: float = 0.0
+    kept: float = 0.5
 
     def __post_init__(self) -> None:
         if self.candidates > 1 and (0 in self.ends or len(set(self.ends)) < len(self.ends)):
@@ -49,7 +54,8 @@ class Selection:
         """Candidates in each round, and 1 for the rest of the training."""
         sizes = [self.candidates]
         while sizes[-1] > 1:
-            sizes.append(-(-sizes[-1] // 2))
+            left = math.ceil(sizes[-1] * self.kept - 1e-9)  # 0.3 * 10 is a little above 3
+            sizes.append(min(max(left, 1), sizes[-1] - 1))
         return sizes
 
     @property
@@ -91,7 +97,10 @@ class Selection:
 
     def _ends(self, iterations: int) -> list[int]:
         rounds = len(self.sizes) - 1
-        return [int(iterations * self.until * k / rounds) for k in range(1, rounds + 1)]
+        if self.start == 0.0 or rounds == 1:
+            return [int(iterations * self.until * k / rounds) for k in range(1, rounds + 1)]
+        spans = (self.start + (self.until - self.start) * k / (rounds - 1) for k in range(rounds))
+        return [int(iterations * span) for span in spans]
 
     def _cost(self, iteration: int, ends: list[int]) -> int:
         starts = [0, *ends]
@@ -171,7 +180,7 @@ class Race:
         return trainings
 
     def drop(self, iteration: int, metrics: dict[str, np.ndarray]) -> list[int] | None:
-        """Drops the worse half if a round ends with this iteration.
+        """Drops the worse ones if a round ends with this iteration.
 
         Returns:
             which trainings go on, by their number among those that are left; None for all.

@@ -12,7 +12,7 @@ from rpo import algorithms, envs
 from rpo.adapters import foreign
 from rpo.envs.base import Env
 from rpo.errors import SettingsError, one_line, unknown
-from rpo.training.presets import preset_candidates, preset_settings
+from rpo.training.presets import preset_selection, preset_settings
 from rpo.training.task_check import check_env
 from rpo.training.task_files import is_task_file, load_task
 from rpo.training.typed import typed
@@ -28,10 +28,13 @@ class RunSettings:
     Args:
         seed: of the first training.
         seeds: how many trainings, with seeds `seed`, `seed` + 1, ..., in one program.
-        candidates: trainings per seed that start side by side; the worse half of them, by the
-            latest returns, is dropped again and again until one is left. `total_steps` counts the
-            steps of all of them. None takes the preset's number.
+        candidates: trainings per seed that start side by side; the worse ones, by the latest
+            returns, are dropped again and again until one is left. `total_steps` counts the steps
+            of all of them. None takes the preset's number.
         selection_share: of the remaining training's length, after which it is alone.
+        selection_start: the same, after which the first are dropped; from there to
+            `selection_share` all rounds are equally long. 0 means: from the beginning.
+        selection_keep: share of the candidates that are kept each time, rounded up.
         devices: how many the run uses, of all processes together. Trainings are spread over them;
             where there are more devices than trainings, the environments of each are split. None
             takes one accelerator, or all CPU cores that can share the work, and with several
@@ -47,6 +50,8 @@ class RunSettings:
     seeds: int = 1
     candidates: int | None = None
     selection_share: float = 0.35
+    selection_start: float = 0.0
+    selection_keep: float = 0.5
     devices: int | None = None
     checkpoint_interval: float = 60.0
     evaluation_episodes: int = 128
@@ -69,9 +74,13 @@ class RunSettings:
                 f"seeds x candidates is {trainings}, must be at most {MAX_TRAININGS}; "
                 "start several runs"
             )
-        if not 0 < self.selection_share < 1:
+        for name in ("selection_share", "selection_keep"):
+            if not 0 < getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}, must lie between 0 and 1")
+        if not 0 <= self.selection_start < self.selection_share:
             raise SettingsError(
-                f"selection_share is {self.selection_share}, must lie between 0 and 1"
+                f"selection_start is {self.selection_start}, must be at least 0 and less than "
+                f"selection_share = {self.selection_share}"
             )
         if not 0 <= self.seed < 2**31 - self.seeds:
             raise SettingsError(f"seed is {self.seed}, must lie between 0 and 2^31 - 1")
@@ -130,8 +139,10 @@ def resolve(
         base = preset_settings(algorithm, name, preset)
         mine = _sort(dict(settings or {}), config_class, task_class, name, algorithm)
         config = config_class(**(base | typed(config_class, mine["algorithm"])))
-        run_settings = RunSettings(**typed(RunSettings, mine["run"]))
-        candidates = run_settings.candidates or preset_candidates(algorithm, name, preset)
+        chosen = {key: value for key, value in mine["run"].items() if value is not None}
+        selecting = preset_selection(algorithm, name, preset)
+        run_settings = RunSettings(**typed(RunSettings, selecting | chosen))
+        candidates = run_settings.candidates or 1
         trainings = run_settings.seeds * candidates
         devices = run_settings.devices or default_devices(config.num_envs, trainings)
         run_settings = dataclasses.replace(run_settings, candidates=candidates, devices=devices)

@@ -47,6 +47,18 @@ def test_everybodys_iterations_are_counted(candidates: int, sizes: list[int]) ->
         np.testing.assert_allclose(spans, selection.ends[-1] / len(spans), atol=1)
 
 
+def test_the_first_round_can_be_longer_and_rounds_can_leave_fewer() -> None:
+    selection = Selection(20, 20_000, 0.25, start=0.15, kept=0.3)
+    assert selection.sizes == [20, 6, 2, 1]
+    length = selection.iterations
+    assert selection.ends == [int(length * share) for share in (0.15, 0.2, 0.25)]
+    alive = [selection.alive(k) for k in range(length)]
+    assert selection.spent(length) == sum(alive) and 20_000 - 20 < sum(alive) <= 20_000
+    assert Selection(10, 9000, 0.25, kept=0.3).sizes == [10, 3, 1]
+    assert Selection(3, 9000, 0.25, kept=0.99).sizes == [3, 2, 1]  # every round drops one
+    assert Selection(2, 9000, 0.25, start=0.1).ends == Selection(2, 9000, 0.25).ends
+
+
 def test_the_better_half_is_kept_and_none_is_worst() -> None:
     race = Race.start(Selection(4, 1000, 0.25), seeds=2)
     first, second = race.selection.ends
@@ -142,5 +154,6 @@ def test_too_many_candidates_are_refused() -> None:
     for candidates, message in ((0, "must be at least 1"), (64, "too many for 30 iterations")):
         with pytest.raises(SettingsError, match=f"candidates is {candidates}, {message}"):
             Program(resolve(PENDULUM, settings=TINY | {"candidates": candidates}))
-    with pytest.raises(SettingsError, match="selection_share is 1"):
-        resolve(PENDULUM, settings=TINY | {"selection_share": 1.0})
+    for name, value in (("share", 1.0), ("keep", 0.0), ("keep", float("nan")), ("start", 0.35)):
+        with pytest.raises(SettingsError, match=f"selection_{name} is {value}"):
+            resolve(PENDULUM, settings=TINY | {f"selection_{name}": value})
