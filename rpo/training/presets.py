@@ -244,8 +244,8 @@ DEFAULT_PRESET = "fast"
 
 
 SELECTION: dict[tuple[str, str], dict[str, Settings]] = {
-    # One training in seven finds the best gait. At 0.28 M steps it is among the best two of eight
-    # almost always, at 0.2 M steps often among the worst (results/tuning).
+    # One training in ten finds the best gait. At 0.28 M steps it is among the better third, at
+    # 0.16 M steps mostly among the worse half (results/tuning).
     ("rpo", "fast"): {
         "ant": {
             "candidates": 20,
