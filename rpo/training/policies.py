@@ -109,7 +109,7 @@ class PolicyKeeper:
             self._kept = iteration
         if not processes.is_first():
             return
-        contents = _contents(self._resolved, state, race, iteration, env_steps)
+        contents = _contents(self.run, self._resolved, state, race, iteration, env_steps)
         if newest:
             write_policy_file(self.run.policy_path, contents)
         if due:
@@ -118,12 +118,12 @@ class PolicyKeeper:
 
 
 def _contents(
-    resolved: Resolved, state: Standing, race: Race, iteration: int, env_steps: int
+    run: Run, resolved: Resolved, state: Standing, race: Race, iteration: int, env_steps: int
 ) -> PolicyFile:
     """The policies of the trainings that lead, one per seed."""
     returns = _returns(state.episodes)
     leaders = np.array(race.leaders(returns))
-    spec, run = resolved.env.spec, resolved.run_settings
+    spec = resolved.env.spec
     last, best = (
         jax.tree.map(lambda x: np.asarray(x)[leaders], actors)
         for actors in (state.last, state.best)
@@ -133,7 +133,7 @@ def _contents(
         task_settings=resolved.task_settings,
         algorithm=resolved.algorithm,
         preset=resolved.preset,
-        seeds=tuple(range(run.seed, run.seed + run.seeds)),
+        seeds=tuple(run.seeds),
         iteration=iteration,
         total_iterations=race.selection.iterations,
         env_steps=env_steps,
@@ -144,6 +144,7 @@ def _contents(
         action_names=spec.action_names,
         action_units=spec.action_units,
         control_dt=spec.control_dt,
+        run=run.config.get("id"),
     )
     return PolicyFile(facts, last, best)
 
@@ -172,7 +173,7 @@ def open_policies(source: Source, env: Env | str | None = None) -> PolicyFile:
             return _shipped(os.fspath(source))
     run = source if isinstance(source, Run) else Run.load(source)
     if run.policy_path.is_file():
-        return read_policy_file(run.policy_path)
+        return _own(run, run.policy_path)
     return _from_checkpoint(run, env)
 
 
@@ -187,7 +188,18 @@ def open_moments(source: Source) -> list[PolicyFile]:
     files = sorted(run.moments.glob("iteration_*.npz"))
     if not files:
         raise CheckpointError(f"{run.path} keeps no policies of its training in {run.moments.name}")
-    return [read_policy_file(file) for file in files]
+    return [_own(run, file) for file in files]
+
+
+def _own(run: Run, path: Path) -> PolicyFile:
+    """A policy file in a run directory, which must be one that the run wrote."""
+    file, known = read_policy_file(path), run.config.get("id")
+    if file.facts.run is not None and known is not None and file.facts.run != known:
+        raise CheckpointError(
+            f"policy file {path} is of another run; give the file itself to use it, or delete it "
+            "to have the run's own policies again from its checkpoint"
+        )
+    return file
 
 
 def _shipped(name: str) -> PolicyFile:
@@ -212,7 +224,7 @@ def _from_checkpoint(run: Run, env: Env | str | None) -> PolicyFile:
     race = Race.resume(program.selection, restored.facts, restored.path)
     iteration = restored.facts["iteration"]
     steps = program.selection.spent(iteration) * program.algorithm.steps_per_iteration
-    return _contents(resolved, standing(restored.state), race, iteration, steps)
+    return _contents(run, resolved, standing(restored.state), race, iteration, steps)
 
 
 def env_of(source: Source, file: PolicyFile, env: Env | str | None = None) -> Env:

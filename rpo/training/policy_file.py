@@ -87,6 +87,7 @@ class PolicyFacts:
         observation_names, action_names: by entry; empty where the task does not say.
         observation_units, action_units: what a value of 1 means, by entry; empty likewise.
         control_dt: seconds between two actions.
+        run: id of the run, None in files of earlier versions.
     """
 
     task: str
@@ -104,6 +105,7 @@ class PolicyFacts:
     action_names: tuple[str, ...]
     action_units: tuple[str, ...]
     control_dt: float
+    run: str | None = None
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> PolicyFacts:

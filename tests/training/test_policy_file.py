@@ -39,6 +39,21 @@ from tests.training.test_resume import StoppedError, stop_at
 OBSERVATION = jnp.array([[1.0, 0.0, 0.3]])
 
 
+def test_the_policies_of_another_run_are_not_taken_for_its_own(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    mine = Run.load(shutil.copytree(finished_run.path, tmp_path / "mine"))
+    file = read_policy_file(mine.policy_path)
+    other = dataclasses.replace(file, facts=dataclasses.replace(file.facts, run="another"))
+    write_policy_file(mine.policy_path, other)
+    with pytest.raises(CheckpointError, match=r"policy\.npz is of another run; give the file"):
+        load_policies(mine, env=PENDULUM)
+    assert load_policies(mine.policy_path, env=PENDULUM)  # named, it is what was asked for
+    earlier = dataclasses.replace(file, facts=dataclasses.replace(file.facts, run=None))
+    write_policy_file(mine.policy_path, earlier)
+    assert load_policies(mine, env=PENDULUM)
+
+
 def test_acts_as_the_checkpoint_does_without_a_training_program(
     finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
