@@ -152,8 +152,9 @@ def _place(
     x, y, z = (all_sets([rotation[k] for rotation in rotations]) for k in range(3))
     if friction is not None:
         friction = jnp.broadcast_to(friction, (sum(sizes), batch))
-    velocity = Motion(all_sets(angular), all_sets(linear))
-    return Placed(all_sets(centers), (x, y, z), velocity, friction)
+    return Placed(
+        all_sets(centers), (x, y, z), Motion(all_sets(angular), all_sets(linear)), friction
+    )
 
 
 def _differentiable(tables: PairTables) -> Any:
@@ -300,8 +301,12 @@ def _points(
 def _unpack(rows: Array) -> Placed:
     c = rows.T
     columns = ((c[3], c[4], c[5]), (c[6], c[7], c[8]), (c[9], c[10], c[11]))
-    velocity = Motion((c[12], c[13], c[14]), (c[15], c[16], c[17]))
-    return Placed((c[0], c[1], c[2]), columns, velocity, c[18] if len(c) > 18 else None)
+    return Placed(
+        center=(c[0], c[1], c[2]),
+        rotation=columns,
+        velocity=Motion((c[12], c[13], c[14]), (c[15], c[16], c[17])),
+        friction=c[18] if len(c) > 18 else None,
+    )
 
 
 def _edges(center: Vector, axes: Rotation, extents: Vector) -> tuple[Vector, Vector]:
