@@ -161,10 +161,9 @@ class EpisodicEnv(Env):
     A state is any pytree of arrays. An environment whose next state is not finite, or beyond
     `STATE_BOUND`, is terminated with reward zero and restarted; the others do not notice.
 
-    Latency of actions and noise of observations can be randomised in any task
-    (`MyTask(randomization=Randomization(...))`, or a default of that field). A task whose `dynamics`
-    heed `self.factors` names those that they heed in `factor_names`; `rpo.envs.robot_env.RobotEnv`
-    heeds all.
+    Latency of actions and noise of observations can be randomised in any task: by a default of the
+    field `randomization`, or `MyTask(randomization=Randomization(...))`. A task whose `dynamics`
+    heed `self.factors` names those that they heed in `factor_names`; `RobotEnv` heeds all.
 
     `reset` and `step` compile themselves when they are called outside of a program; inside of one
     they are part of it.

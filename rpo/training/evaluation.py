@@ -123,7 +123,9 @@ def evaluate_policy(
             "not finite",
             stacklevel=2,
         )
-    return Evaluation(returns[None].astype(float), lengths[None], deterministic, _randomization(env))
+    return Evaluation(
+        returns[None].astype(float), lengths[None], deterministic, _randomization(env)
+    )
 
 
 def _randomization(env: Env) -> str:
@@ -136,7 +138,9 @@ def _randomization(env: Env) -> str:
 def _nominal(policy: Policy) -> Policy:
     """The policy on its task without randomisation."""
     env = policy.env
-    return Policy(policy.actor, env.with_randomization(OFF) if isinstance(env, EpisodicEnv) else env)
+    return Policy(
+        policy.actor, env.with_randomization(OFF) if isinstance(env, EpisodicEnv) else env
+    )
 
 
 @eqx.filter_jit

@@ -128,16 +128,6 @@ class Plain(Cart):
         return EnvState(physics, observation, count, jax.random.key_data(both[:, 1]))
 
 
-def operations(jaxpr) -> list[str]:
-    """Names of all operations of a program, those inside of others too, in their order."""
-    found = []
-    for equation in jaxpr.eqns:
-        found.append(equation.primitive.name)
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            found += operations(inner)
-    return found
-
-
 def test_off_is_the_program_without_it():
     """Nothing is drawn, stored or computed: the same operations in the same order."""
     state = jax.eval_shape(lambda key: Plain().reset(key, 3), jax.random.key(0))
@@ -155,13 +145,11 @@ def test_off_is_the_program_without_it():
 
 
 def test_off_there_is_nothing_in_a_state():
-    state = rpo.envs.make("hopper").reset(jax.random.key(0), 2)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    assert names == [".physics.q", ".physics.qd", ".physics.last_action"] + [
-        ".observation",
-        ".step_count",
-        ".key",
-    ]
+    env = rpo.envs.make("hopper")
+    state = jax.eval_shape(lambda key: env.reset(key, 2), jax.random.key(0))
+    names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    own = {".observation", ".step_count", ".key"}
+    assert names == own | {".physics.q", ".physics.qd", ".physics.last_action"}
     assert OFF.active == {} and str(OFF) == "off"
 
 
@@ -208,7 +196,6 @@ def test_an_episode_keeps_its_figures_and_the_next_has_new_ones():
         ended = transition.truncated[:, None, None]
         assert (jnp.where(ended, after.variation.past_actions, 0) == 0).all()
         before = after
-    assert leaves_equal(before.step_count, jnp.arange(8) % 2 * 1) or True
 
 
 def test_the_same_key_gives_the_same_bits_however_the_batch_is_split():
@@ -291,8 +278,8 @@ def test_noise_is_normal_with_its_deviation():
     env = cart(observation_noise=sigma)
     start = env.reset(jax.random.key(0), 2048)
     end, record = run(env, start, random_actions(2 * LENGTH, 2048))
-    assert leaves_equal(end.physics, run(Cart(), Cart().reset(jax.random.key(0), 2048),
-                                         random_actions(2 * LENGTH, 2048))[0].physics)  # fmt: skip
+    quiet, _ = run(Cart(), Cart().reset(jax.random.key(0), 2048), random_actions(2 * LENGTH, 2048))
+    assert leaves_equal(end.physics, quiet.physics)  # it is seen, not lived
     noise = [np.asarray(start.observation - env.observe(start.physics))]
     state = start
     for action in random_actions(3, 2048):

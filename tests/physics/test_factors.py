@@ -72,8 +72,8 @@ def block_after(height: float, speed: float, force: list[float], **factors: list
     """Velocities (nv, 3) of three environments after one step, over those before it."""
     ones = [1.0, 1.0, 1.0]
     row = {name: factors.get(name, ones) for name in Factors._fields}
-    links = block().num_links
-    each = {name: batch(v, links if name in ("mass", "inertia") else None) for name, v in row.items()}
+    rows = dict.fromkeys(("mass", "inertia"), block().num_links)
+    each = {name: batch(values, rows.get(name)) for name, values in row.items()}
     each["strength"] = None
     column = lambda *x: jnp.tile(jnp.asarray(x, jnp.float64)[:, None], 3)  # noqa: E731
     qd = column(speed, 0, 0)
@@ -178,25 +178,25 @@ def test_factors_agree_with_mujoco() -> None:
 
 
 def test_friction_between_links_and_its_derivative() -> None:
-    """A ball that slides on a box of the world."""
+    """A ball that slides on a box of the world starts to spin in proportion to the factor."""
     model = load_mjcf("""<mujoco><worldbody><geom type="box" size="1 1 0.1" pos="0 0 1"/>
       <body pos="0 0 1.15"><freejoint/><geom type="sphere" size="0.1" mass="1"/></body>
       </worldbody></mujoco>""")
     q = jnp.array([0, 0, 1.15, 1, 0, 0, 0.0])[:, None]
     qd = jnp.array([20.0, 0, 0, 0, 0, 0])[:, None]
+    once = StepSettings(control_dt=0.01, substeps=1, mass_matrix_interval=1)
 
     @jax.jit
-    def speed(friction):
+    def spin(friction):
         start = [jnp.tile(x, friction.shape[0]) for x in (q, qd, 0 * qd)]
-        return control_step(model, STEP, *start, Factors(friction=friction))[1][0]
+        rate = control_step(model, once, *start, Factors(friction=friction))[1][4]
+        return rate.sum(), rate
 
-    factor = jnp.array([0.0, 0.5, 1.0])
-    lost = 20 - np.asarray(speed(factor))
-    assert lost[0] == pytest.approx(0, abs=1e-9)
-    assert lost[2] > 1e-3 and lost[1] == pytest.approx(lost[2] / 2, rel=0.05)
-    slope = jax.jit(jax.grad(lambda f: speed(f).sum()))(factor)
-    central = (speed(factor + 1e-6) - speed(factor - 1e-6)) / 2e-6
-    np.testing.assert_allclose(slope[1:], central[1:], rtol=1e-5)
+    slope, rate = jax.grad(spin, has_aux=True)(jnp.array([0.0, 0.5, 1.0]))
+    load = model.geoms.stiffness[0] * 0.05
+    expected = 0.01 * 0.1 * load / (0.4 * 0.1**2)
+    np.testing.assert_allclose(rate, expected * np.array([0, 0.5, 1]), rtol=1e-9)
+    assert slope[1] == pytest.approx(expected)
 
 
 def test_without_factors_the_groups_are_the_models_own() -> None:
