@@ -53,6 +53,7 @@ class EvaluateArguments:
         seed: of the evaluation's own starts and noise.
         task: FILE.py:CLASS, for a run that was trained on a task of one's own; is executed.
         trust: execute the file that the run itself names.
+        randomization: randomise the task as in training; with --no-randomization it is nominal.
     """
 
     run: tyro.conf.Positional[Path]
@@ -62,6 +63,7 @@ class EvaluateArguments:
     seed: int = 0
     task: str | None = None
     trust: bool = False
+    randomization: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +202,7 @@ def _evaluate(arguments: list[str]) -> int:
         checkpoint=given.checkpoint,
         seed=given.seed,
         env=task_of(given.run, given.task, given.trust),
+        randomization=given.randomization,
     )
     print(evaluation)
     return 0

@@ -7,6 +7,7 @@ automatic reset, the guard against non-finite states), so that a task is only it
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import functools
 import operator
@@ -20,11 +21,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from rpo.envs.compiled import run_compiled
+from rpo.envs.randomization import OFF, Randomization, Variation
+from rpo.physics.factors import NOMINAL, Factors
 
 STATE_BOUND = 1e6
 """Largest absolute value a physics state may hold before it counts as diverged."""
 
 T = TypeVar("T")
+E = TypeVar("E", bound="EpisodicEnv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +81,14 @@ class EnvState(eqx.Module):
         observation: what the policy sees in this state, not normalised.
         step_count: steps taken in the current episode.
         key: raw threefry key of each environment, the source of its future random starts.
+        variation: what the running episode has of its own; without domain randomisation nothing.
     """
 
     physics: PyTree
     observation: Float[Array, "envs observation"]
     step_count: Int[Array, " envs"]
     key: UInt32[Array, "envs 2"]
+    variation: Variation = Variation()
 
 
 class Transition(eqx.Module):
@@ -155,9 +161,41 @@ class EpisodicEnv(Env):
     A state is any pytree of arrays. An environment whose next state is not finite, or beyond
     `STATE_BOUND`, is terminated with reward zero and restarted; the others do not notice.
 
+    Latency of actions and noise of observations can be randomised in any task: by a default of the
+    field `randomization`, or `MyTask(randomization=Randomization(...))`. A task whose `dynamics`
+    heed `self.factors` names those that they heed in `factor_names`; `RobotEnv` heeds all.
+
     `reset` and `step` compile themselves when they are called outside of a program; inside of one
     they are part of it.
+
+    Args:
+        randomization: what differs from episode to episode.
+        factors: while a batch steps, what its episodes have; None in each of them that is not
+            randomised, and of everything in `initial_state`.
+
+    Raises:
+        ValueError: in one line, if a task cannot be randomised so.
     """
+
+    factor_names: ClassVar[tuple[str, ...]] = ()
+    randomization: Randomization = eqx.field(static=True, default=OFF, kw_only=True)
+    factors: Factors = eqx.field(default=NOMINAL, kw_only=True)
+
+    def __check_init__(self) -> None:
+        if self.randomization.active:  # whatever is wrong with a spec is told elsewhere
+            spec, randomization = self.spec, self.randomization
+            randomization.require_possible(spec.name, self.factor_names, spec.observation_size)
+
+    @property
+    def num_bodies(self) -> int:
+        """How many bodies have a mass factor and an inertia factor of their own."""
+        return 1
+
+    def with_randomization(self: E, randomization: Randomization) -> E:
+        """The same task with another randomisation; its `settings`, if any, stay as they are."""
+        other = _changed(self, randomization=randomization)
+        other.__check_init__()
+        return other
 
     @abc.abstractmethod
     def initial_state(self, key: Array) -> PyTree:
@@ -185,6 +223,13 @@ class EpisodicEnv(Env):
         """Whether a state is beyond use; by default if any number is not finite or too large."""
         return _diverged(state)
 
+    def commanded(self, state: PyTree, action: Float[Array, "envs action"]) -> PyTree:
+        """A state that `dynamics` gave for actions that came late, with those that were asked for.
+
+        For tasks whose state remembers the last action; by default the state as it is.
+        """
+        return state
+
     def report(self, state: PyTree) -> dict[str, Array]:
         """Figures of a batch's running episodes (envs,) by `report_names`; by default none."""
         return {}
@@ -211,17 +256,21 @@ class EpisodicEnv(Env):
         self, state: EnvState, action: Float[Array, "envs action"]
     ) -> tuple[EnvState, Transition]:
         action = clip_action(action)
-        physics = self.dynamics(state.physics, action)
-        observation = self.observe(physics)
-        reward = self.reward(state.physics, action, physics)
+        variation, acting = state.variation.delayed(action)
+        env = self._of(variation)
+        physics = env.dynamics(state.physics, acting)
+        if acting is not action:
+            physics = env.commanded(physics, action)
+        observation = env._measure(env.observe(physics), state.key, state.step_count, 1)
+        reward = env.reward(state.physics, action, physics)
 
-        non_finite = self.diverged(physics) | ~_finite(observation) | ~_finite(reward)
+        non_finite = env.diverged(physics) | ~_finite(observation) | ~_finite(reward)
         step_count = state.step_count + 1
-        terminated = self.is_terminal(physics) | non_finite
+        terminated = env.is_terminal(physics) | non_finite
         truncated = (step_count >= self.spec.episode_length) & ~terminated
         ended = terminated | truncated
 
-        stepped = EnvState(physics, observation, step_count, state.key)
+        stepped = EnvState(physics, observation, step_count, state.key, variation)
         following = select(ended, self._restart(stepped, ended), stepped)
         return following, Transition(
             observation=following.observation,
@@ -229,19 +278,39 @@ class EpisodicEnv(Env):
             terminated=terminated,
             truncated=truncated,
             final_observation=select(non_finite, jnp.zeros_like(observation), observation),
-            info={"non_finite": non_finite} | self.report(physics),
+            info={"non_finite": non_finite} | env.report(physics),
         )
 
     def _start(self, key: UInt32[Array, "envs 2"]) -> EnvState:
         """New episodes from each environment's raw key, which is replaced by a fresh one."""
         both = jax.vmap(jax.random.split)(_typed_key(key))
         physics = jax.vmap(self.initial_state)(both[:, 0])
-        return EnvState(
-            physics=physics,
-            observation=self.observe(physics),
-            step_count=jnp.zeros(len(key), jnp.int32),
-            key=jax.random.key_data(both[:, 1]),
-        )
+        variation = self._draw(both)
+        observation = self._of(variation).observe(physics)
+        step_count = jnp.zeros(len(key), jnp.int32)
+        following = jax.random.key_data(both[:, 1])
+        observation = self._measure(observation, following, step_count, 0)
+        return EnvState(physics, observation, step_count, following, variation)
+
+    def _draw(self, both: Array) -> Variation:
+        """What new episodes have, from the keys of their starts, the first of these pairs."""
+        if not (self.randomization.factors or self.randomization.delays):
+            return Variation()
+        sizes = (self.num_bodies, self.spec.action_size)
+        drawn: Variation = jax.vmap(lambda key: self.randomization.draw(key, *sizes))(both[:, 0])
+        return drawn
+
+    def _of(self: E, variation: Variation) -> E:
+        """The task with the factors of a batch of episodes, for its equations to find."""
+        if not jax.tree.leaves(variation.factors):
+            return self
+        return _changed(self, factors=variation.factors)
+
+    def _measure(self, observation: Array, key: Array, step_count: Array, later: int) -> Array:
+        """What the policy sees `later` steps after `step_count`: the observation and its noise."""
+        if "observation_noise" not in self.randomization.active:
+            return observation
+        return self.randomization.measured(observation, _typed_key(key), step_count + later)
 
     def _restart(self, state: EnvState, ended: Bool[Array, " envs"]) -> EnvState:
         """New episodes if any has ended, otherwise zeros that nobody reads.
@@ -261,6 +330,14 @@ class EpisodicEnv(Env):
 
         restarted: EnvState = lax.cond(ended.any(), start, lambda _: zeros, state.key)
         return restarted
+
+
+def _changed(env: E, **fields: Any) -> E:
+    """A copy with other fields, whatever the constructor of the task is like."""
+    other = copy.copy(env)
+    for name, value in fields.items():
+        object.__setattr__(other, name, value)
+    return other
 
 
 def sum_terms(terms: dict[str, Array]) -> Array:

@@ -6,6 +6,7 @@ accidents of that code; they are settings here, with the accident as default.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -18,10 +19,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from rpo.envs.base import EnvSpec, EpisodicEnv, sum_terms
+from rpo.envs.base import EnvSpec, sum_terms
 from rpo.envs.hand_model import ASSET, JOINTS, HandSettings, load_hand
+from rpo.envs.randomization import scaled
+from rpo.envs.robot_env import RobotEnv
 from rpo.physics.model import Model
-from rpo.physics.step import control_step
 
 _TINY = 1e-12
 
@@ -48,7 +50,7 @@ class HandState(eqx.Module):
     key: UInt32[Array, "envs 2"]
 
 
-class Hand(EpisodicEnv):
+class Hand(RobotEnv):
     """A hand of four fingers, palm up, that turns a free cube to ever new goal orientations."""
 
     report_names: ClassVar[tuple[str, ...]] = ("goals_reached",)
@@ -59,6 +61,7 @@ class Hand(EpisodicEnv):
     def __init__(self, settings: HandSettings | None = None) -> None:
         settings = settings or HandSettings()
         self.settings = settings
+        self.randomization = settings.randomization
         self.model = load_hand(settings)
         joints = self.model.joint_names[:JOINTS]
         entries = _observation_entries(joints, settings.joint_velocity_scale)
@@ -124,13 +127,9 @@ class Hand(EpisodicEnv):
         goal, key = self._next_goal(state)
         dtype = state.q.dtype
         idle = jnp.zeros((6, len(action)), dtype)
-        force = jnp.concatenate([self.settings.strength * action.T.astype(dtype), idle])
-        q, qd = (
-            x.T
-            for x in control_step(
-                self.model, self.settings.step_settings, state.q.T, state.qd.T, force
-            )
-        )
+        torque = self.settings.strength * action.T.astype(dtype)
+        force = jnp.concatenate([scaled(torque, self.factors.transposed().strength), idle])
+        q, qd = self.advance(self.settings.step_settings, state.q, state.qd, force)
         reached = _angle(q[:, 19:], goal) <= self.settings.success_tolerance
         return HandState(
             q=q,
@@ -141,6 +140,11 @@ class Hand(EpisodicEnv):
             goals_reached=state.goals_reached + reached.astype(jnp.int32),
             key=key,
         )
+
+    def commanded(self, state: HandState, action: Float[Array, "envs action"]) -> HandState:
+        """The last action is the one that was asked for."""
+        last = lax.stop_gradient(action).astype(state.q.dtype)
+        return dataclasses.replace(state, last_action=last)
 
     def _next_goal(
         self, state: HandState

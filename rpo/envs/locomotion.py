@@ -19,11 +19,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from rpo.envs.base import EnvSpec, EpisodicEnv, sum_terms
+from rpo.envs.base import EnvSpec, sum_terms
+from rpo.envs.randomization import scaled
+from rpo.envs.robot_env import RobotEnv
 from rpo.envs.settings import Inertia, TaskSettings
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
-from rpo.physics.step import control_step
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -63,7 +64,7 @@ class RobotState(eqx.Module):
     last_action: Float[Array, "envs action"]
 
 
-class LocomotionEnv(EpisodicEnv):
+class LocomotionEnv(RobotEnv):
     """A robot on flat ground; subclasses add observation, reward and random start."""
 
     spec: EnvSpec = eqx.field(static=True)
@@ -72,6 +73,7 @@ class LocomotionEnv(EpisodicEnv):
 
     def __init__(self, name: str, observation_size: int, settings: LocomotionSettings) -> None:
         self.settings = settings
+        self.randomization = settings.randomization
         self.model = load_robot(name, settings)
         joints = self.model.nv - self._root_velocities
         if joints != len(settings.start_joints) or joints != len(settings.strengths):
@@ -111,13 +113,18 @@ class LocomotionEnv(EpisodicEnv):
         raise NotImplementedError
 
     def dynamics(self, state: RobotState, action: Float[Array, "envs action"]) -> RobotState:
-        """One control step; the place where batch-first meets the physics' batch-last."""
+        """One control step under the motors' forces."""
         dtype = state.q.dtype
         strengths = jnp.asarray(self.settings.strengths, dtype)[:, None]
         idle = jnp.zeros((self._root_velocities, len(action)), dtype)
-        force = jnp.concatenate([idle, strengths * action.T.astype(dtype)])
-        q, qd = control_step(self.model, self.settings.step_settings, state.q.T, state.qd.T, force)
-        return RobotState(q.T, qd.T, self.remember(state, action))
+        forces = scaled(strengths * action.T.astype(dtype), self.factors.transposed().strength)
+        force = jnp.concatenate([idle, forces])
+        q, qd = self.advance(self.settings.step_settings, state.q, state.qd, force)
+        return RobotState(q, qd, self.remember(state, action))
+
+    def commanded(self, state: RobotState, action: Float[Array, "envs action"]) -> RobotState:
+        """What is remembered is what was asked for."""
+        return RobotState(state.q, state.qd, self.remember(state, action))
 
     def remember(
         self, state: RobotState, action: Float[Array, "envs action"]

@@ -17,6 +17,7 @@ from rpo.envs.hand import Hand
 from rpo.envs.hand_model import HandSettings
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
+from rpo.envs.randomization import FIELDS
 from rpo.envs.robot_file import RobotFile, RobotSettings, is_description
 from rpo.envs.settings import TaskSettings
 from rpo.errors import unknown
@@ -91,7 +92,13 @@ def describe(task: str) -> dict[str, str]:
         "actions": f"{spec.action_size}: {_some(spec.action_names)}; 1 is {spec.action_units[0]}",
         "episode": f"{spec.episode_length} steps of {spec.control_dt:.4g} s",
         "reward": ", ".join(_reward_terms(env)),
-    } | {f.name: _shown(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    } | {name: _shown(getattr(settings, name)) for name in _settings_in_order(settings)}
+
+
+def _settings_in_order(settings: Any) -> list[str]:
+    """Names of a task's settings, those of the randomisation last."""
+    names = [field.name for field in dataclasses.fields(settings)]
+    return sorted(names, key=lambda name: name in FIELDS)
 
 
 def _reward_terms(env: Any) -> list[str]:

@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from jax import Array
 
+from rpo.envs.randomization import scaled
 from rpo.physics.geoms import Floats
 from rpo.physics.mjcf import load_mjcf, load_urdf, parse_description
 from rpo.physics.model import JointType, Model
@@ -56,14 +57,15 @@ class Description:
     action_offset: Floats
     rates: Rates
 
-    def forces(self, action: Array) -> Array:
-        """Joint forces (nv, batch) of actions (actions, batch) in [-1, 1]."""
+    def forces(self, action: Array, strength: Array | None = None) -> Array:
+        """Joint forces (nv, batch) of actions (actions, batch) in [-1, 1], of actuators with these
+        factors of strength (actions, batch)."""
         scale = jnp.asarray(self.action_scale, action.dtype)
         control = scale * action + jnp.asarray(self.action_offset, action.dtype)
         if self.model.actuators.names:
-            return self.model.actuators.forces(control)
+            return self.model.actuators.forces(control, strength)
         rest = jnp.zeros((self.model.nv, action.shape[1]), action.dtype)
-        return rest.at[np.array(self.joint_velocities)].set(control)
+        return rest.at[np.array(self.joint_velocities)].set(scaled(control, strength))
 
 
 @functools.lru_cache(maxsize=8)

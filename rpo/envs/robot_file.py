@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from rpo.envs.base import EnvSpec, EpisodicEnv, sum_terms
+from rpo.envs.base import EnvSpec, sum_terms
+from rpo.envs.randomization import FIELDS
 from rpo.envs.robot_description import Description, read_description
+from rpo.envs.robot_env import RobotEnv
+from rpo.envs.settings import RandomizedSettings
 from rpo.physics.diagnostics import link_poses
 from rpo.physics.model import JointType, Model
-from rpo.physics.step import StepSettings, control_step
+from rpo.physics.step import StepSettings
 
 SUFFIXES = (".xml", ".mjcf", ".urdf")
 MAX_SUBSTEPS = 1000
@@ -36,7 +39,7 @@ def is_description(task: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RobotSettings:
+class RobotSettings(RandomizedSettings):
     """Figures of a task that is made from a robot's description. SI units.
 
     Raises:
@@ -69,13 +72,14 @@ class RobotSettings:
     """Random start: all velocities, +-."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         largest = {"episode_length": 1e8, "substeps": MAX_SUBSTEPS, "control_frequency": 1e6}
-        for field in dataclasses.fields(self):
-            value, bound = getattr(self, field.name), largest.get(field.name, 1e9)
+        for name in (field.name for field in dataclasses.fields(self) if field.name not in FIELDS):
+            value, bound = getattr(self, name), largest.get(name, 1e9)
             if not (math.isfinite(value) and abs(value) <= bound):
-                raise ValueError(f"{field.name} is {value}, must be at most {bound:g}")
-            if value < 0 and field.name != "target_speed":
-                raise ValueError(f"{field.name} is {value}, must be at least 0")
+                raise ValueError(f"{name} is {value}, must be at most {bound:g}")
+            if value < 0 and name != "target_speed":
+                raise ValueError(f"{name} is {value}, must be at least 0")
         if self.episode_length < 1:
             raise ValueError("episode_length is 0, must be positive")
 
@@ -87,7 +91,7 @@ class RobotState(eqx.Module):
     qd: Float[Array, "envs nv"]
 
 
-class RobotFile(EpisodicEnv):
+class RobotFile(RobotEnv):
     """A robot of a description that is to move along x.
 
     An observation has the root's height, what points up and forward in its own axes, its velocity
@@ -109,6 +113,7 @@ class RobotFile(EpisodicEnv):
                 cannot walk.
         """
         self.settings = settings or RobotSettings()
+        self.randomization = self.settings.randomization
         self.description = read_description(os.fspath(path), self.settings.strength)
         self.model = self.description.model
         self.step_settings = _step_settings(self.description, self.settings)
@@ -151,9 +156,9 @@ class RobotFile(EpisodicEnv):
 
     def dynamics(self, state: RobotState, action: Float[Array, "envs action"]) -> RobotState:
         """One control step under the description's actuators."""
-        force = self.description.forces(action.T.astype(state.q.dtype))
-        q, qd = control_step(self.model, self.step_settings, state.q.T, state.qd.T, force)
-        return RobotState(q.T, qd.T)
+        strength = self.factors.transposed().strength
+        force = self.description.forces(action.T.astype(state.q.dtype), strength)
+        return RobotState(*self.advance(self.step_settings, state.q, state.qd, force))
 
     def observe(self, state: RobotState) -> Float[Array, "envs observation"]:
         """Height, up, forward, velocity, angular velocity, joints, a tenth of their velocities."""

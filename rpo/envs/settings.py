@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal, TypeAlias, get_args
 
+from rpo.envs.randomization import FIELDS, Randomization
 from rpo.physics.step import StepSettings
 
 Inertia: TypeAlias = Literal["reference", "physical"]
@@ -25,7 +26,17 @@ _SIGNED = ("start_height", "start_joints", "termination_height", "start_cube_pos
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskSettings:
+class RandomizedSettings(Randomization):
+    """Settings of a task that can be randomised: the ranges are settings like any other."""
+
+    @property
+    def randomization(self) -> Randomization:
+        """The ranges alone."""
+        return Randomization(**{name: getattr(self, name) for name in FIELDS})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskSettings(RandomizedSettings):
     """Figures that every task has. SI units; forces are N or N m.
 
     Raises:
@@ -64,6 +75,7 @@ class TaskSettings:
     """Random start: root's position, +- m in each direction."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field in dataclasses.fields(self):
             _check_number(field.name, getattr(self, field.name), type(field.default))
         if self.substeps % self.mass_matrix_interval:

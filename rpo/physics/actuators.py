@@ -62,8 +62,13 @@ class Actuators:
             if (getattr(self, f"{what}_lower") > getattr(self, f"{what}_upper")).any():
                 raise ValueError(f"actuators: {what}_lower is above {what}_upper")
 
-    def forces(self, control: Array) -> Array:
-        """Joint forces (nv, batch) for controls (nu, batch), as `control_step` takes them."""
+    def forces(self, control: Array, strength: Array | None = None) -> Array:
+        """Joint forces (nv, batch) for controls (nu, batch), as `control_step` takes them.
+
+        Args:
+            control: of each actuator (nu, batch).
+            strength: factor on the force of each actuator (nu, batch), None for its own.
+        """
         rows = np.s_[:, None]
 
         def clip(value: Array, lower: Floats, upper: Floats) -> Array:
@@ -75,6 +80,8 @@ class Actuators:
         control = clip(control, self.control_lower, self.control_upper)
         gain, offset = (jnp.asarray(x[rows], control.dtype) for x in (self.gain, self.offset))
         force = clip(gain * control + offset, self.force_lower, self.force_upper)
+        if strength is not None:
+            force = strength * force
         joint = jnp.dot(jnp.asarray(self.moment.T, force.dtype), force, precision="highest")
         return clip(joint, self.joint_lower, self.joint_upper)
 

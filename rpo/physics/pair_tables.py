@@ -121,11 +121,13 @@ def _geom_set(model: Model, frames: list[Floats], g: int, indices: tuple[int, ..
 
 
 class Placed(NamedTuple):
-    """Where all shapes are and how they move: components over (G, batch) about a common origin."""
+    """Where all shapes are and how they move: components over (G, batch) about a common origin;
+    and the factor on their environment's friction, if there is one."""
 
     center: Vector
     rotation: Rotation
     velocity: Motion
+    friction: Scalar | None = None
 
 
 def typed(constants: tuple[Scalar, ...], dtype: Any) -> list[Scalar]:

@@ -63,6 +63,7 @@ def pair_wrenches(
     poses: list[Pose],
     moving: list[Motion],
     origins: list[Vector],
+    friction: Array | None = None,
 ) -> list[Wrench]:
     """Wrench of the other links on each group's links, about the group's own origin.
 
@@ -72,6 +73,7 @@ def pair_wrenches(
         poses: of every group, about its origin.
         moving: velocity of every group, about its origin.
         origins: where these origins are in the world.
+        friction: factor on Coulomb's coefficient (batch,), None for the model's own.
 
     Returns:
         One wrench per group; `NO_WRENCH` where a group has no shape that touches another.
@@ -82,7 +84,7 @@ def pair_wrenches(
     # Every root has an origin of its own, pairs need one for all: the first link's.
     common = vector(x[:1] if isinstance(x, jax.Array) else x for x in origins[0])
     shifts = [vsub(origin, common) for origin in origins]
-    placed = _place(tables, poses, moving, shifts, common)
+    placed = _place(tables, poses, moving, shifts, common, friction)
     wrench = _differentiable(tables)(placed)
     wrench = jax.tree.map(lambda x: checkpoint_name(x, SAVED), wrench)
     result = [NO_WRENCH] * len(groups)
@@ -114,6 +116,7 @@ def _place(
     moving: list[Motion],
     shifts: list[Vector],
     origin: Vector,
+    friction: Array | None,
 ) -> Placed:
     """All shapes about the common origin."""
     example = next(x for x in jax.tree.leaves((poses, moving)) if isinstance(x, jax.Array))
@@ -147,7 +150,11 @@ def _place(
         return vector(stack([part[k] for part in parts]) for k in range(3))
 
     x, y, z = (all_sets([rotation[k] for rotation in rotations]) for k in range(3))
-    return Placed(all_sets(centers), (x, y, z), Motion(all_sets(angular), all_sets(linear)))
+    if friction is not None:
+        friction = jnp.broadcast_to(friction, (sum(sizes), batch))
+    return Placed(
+        all_sets(centers), (x, y, z), Motion(all_sets(angular), all_sets(linear)), friction
+    )
 
 
 def _differentiable(tables: PairTables) -> Any:
@@ -219,7 +226,7 @@ def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> Array:
     Args:
         tables: constants.
         slots: who is in them.
-        rows: `Placed` of A, B, A, B, ... (2 slots, 18).
+        rows: `Placed` of A, B, A, B, ... (2 slots, 18, or 19 with a factor of friction).
     """
     a, b = _unpack(rows[0::2]), _unpack(rows[1::2])
 
@@ -235,6 +242,8 @@ def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> Array:
     if tables.slippery is not None:
         sticky = jnp.asarray(1.0 - tables.slippery, rows.dtype)
         material[3] = material[3] * sticky[slots.a, slots.b]
+    if a.friction is not None:
+        material[3] = material[3] * a.friction
     on_a, on_b, normal, distance = _points(a, b, size_a, size_b, tables.attract_inside)
     relative = vsub(_velocity_at(a, b, on_a), _velocity_at(b, b, on_b))
     active = (distance < 0.0) & slots.used
@@ -292,7 +301,12 @@ def _points(
 def _unpack(rows: Array) -> Placed:
     c = rows.T
     columns = ((c[3], c[4], c[5]), (c[6], c[7], c[8]), (c[9], c[10], c[11]))
-    return Placed((c[0], c[1], c[2]), columns, Motion((c[12], c[13], c[14]), (c[15], c[16], c[17])))
+    return Placed(
+        center=(c[0], c[1], c[2]),
+        rotation=columns,
+        velocity=Motion((c[12], c[13], c[14]), (c[15], c[16], c[17])),
+        friction=c[18] if len(c) > 18 else None,
+    )
 
 
 def _edges(center: Vector, axes: Rotation, extents: Vector) -> tuple[Vector, Vector]:

@@ -16,6 +16,7 @@ from jax import lax
 
 from rpo.physics.attachments import on_links, slots, turns, vectors
 from rpo.physics.contact import NO_WRENCH, TINY, Wrench
+from rpo.physics.factors import Factors, of_batch
 from rpo.physics.kinematics import Motion, Pose
 from rpo.physics.model import Model
 from rpo.physics.spatial import (
@@ -80,6 +81,17 @@ def plane_sets(model: Model) -> tuple[tuple[PlaneSet, ...], ...] | None:
             for rows in slots([_of_kind(model, link, curved) for link in group.links])
         )
         for group in groups_of(model)
+    )
+
+
+def varied_planes(sets: tuple[PlaneSet, ...], factors: Factors) -> tuple[PlaneSet, ...]:
+    """Sets of one group with the friction of each environment."""
+    if factors.friction is None:
+        return sets
+    friction = of_batch(factors.friction)
+    return tuple(
+        dataclasses.replace(s, friction_coefficient=mul(s.friction_coefficient, friction))
+        for s in sets
     )
 
 

@@ -12,10 +12,11 @@ from jax import Array, lax
 from rpo.physics import dynamics, joints, kinematics
 from rpo.physics.contact import Wrench, ground_wrench
 from rpo.physics.drag import box_sets, drag_wrench
+from rpo.physics.factors import NOMINAL, Factors, gravity_of, varied_groups
 from rpo.physics.kinematics import Components, Motion, Pose
 from rpo.physics.model import JointType, Model
 from rpo.physics.pairs import SAVED, pair_wrenches
-from rpo.physics.plane_contact import plane_sets, plane_wrench
+from rpo.physics.plane_contact import plane_sets, plane_wrench, varied_planes
 from rpo.physics.spatial import Scalar, Vector, add, cross, is_constant, sub, vadd, vsub
 from rpo.physics.tension import cord_wrenches, tendon_forces
 from rpo.physics.topology import Group, groups_of
@@ -55,7 +56,12 @@ State = tuple[list[Components], list[Components]]
 
 
 def control_step(
-    model: Model, settings: StepSettings, q: Array, qd: Array, joint_force: Array
+    model: Model,
+    settings: StepSettings,
+    q: Array,
+    qd: Array,
+    joint_force: Array,
+    factors: Factors = NOMINAL,
 ) -> tuple[Array, Array]:
     """Advance a batch of robots by one control step under constant joint forces.
 
@@ -67,11 +73,14 @@ def control_step(
         q: coordinates (nq, batch); see `Model` for their order.
         qd: velocities (nv, batch).
         joint_force: force or torque along each joint (nv, batch); rows of a free joint are ignored.
+        factors: by what each robot of the batch differs from the model; strength counts for the
+            servos' springs and dampers only, since motors are part of `joint_force`.
 
     Returns:
         q and qd after the step, in the shapes and precision given.
     """
-    groups = groups_of(model)
+    factors = jax.tree.map(lambda factor: factor.astype(q.dtype), factors)
+    groups = varied_groups(groups_of(model), factors)
     coordinate_rows = [group.coordinates for group in groups]
     velocity_rows = [group.velocities for group in groups]
     start = joints.split(q, coordinate_rows)
@@ -82,7 +91,7 @@ def control_step(
         [joints.about_origin(g, c) for g, c in zip(groups, start, strict=True)],
         velocities,
     )
-    interval = _make_interval(model, settings, groups, start, origins, forces)
+    interval = _make_interval(model, settings, groups, factors, start, origins, forces)
     intervals = settings.substeps // settings.mass_matrix_interval
     if intervals == 1:
         state = interval(state)
@@ -105,6 +114,7 @@ def _make_interval(
     model: Model,
     settings: StepSettings,
     groups: tuple[Group, ...],
+    factors: Factors,
     start: list[Components],
     origins: list[Vector],
     forces: list[Components],
@@ -120,7 +130,7 @@ def _make_interval(
         factor, constants = solver.factorise(lax.stop_gradient(varying))
 
         def substep(state: State, _: None) -> tuple[State, None]:
-            tau = _generalised_forces(model, groups, start, origins, forces, state)
+            tau = _generalised_forces(model, groups, factors, start, origins, forces, state)
             acceleration = solver(varying, factor, constants, tau)
             coordinates, velocities = state
             moved = [
@@ -160,6 +170,7 @@ def _broadcast(
 def _generalised_forces(
     model: Model,
     groups: tuple[Group, ...],
+    factors: Factors,
     start: list[Components],
     origins: list[Vector],
     forces: list[Components],
@@ -170,10 +181,10 @@ def _generalised_forces(
     poses = kinematics.link_poses(groups, coordinates)
     subspaces = kinematics.motion_subspaces(groups, poses)
     moving = kinematics.link_velocities(groups, subspaces, velocities)
-    gravity: Vector = tuple(float(g) for g in model.gravity)  # type: ignore[assignment]
+    gravity = gravity_of(model, factors)
     wrenches = dynamics.bias_wrenches(groups, poses, subspaces, velocities, moving, gravity)
-    between = pair_wrenches(model, groups, poses, moving, origins)
-    others = _other_wrenches(model, groups, poses, moving, origins)
+    between = pair_wrenches(model, groups, poses, moving, origins, factors.friction)
+    others = _other_wrenches(model, groups, factors, poses, moving, origins)
     for g, group in enumerate(groups):
         ground = ground_wrench(group, poses[g], moving[g], origins[g][2])
         for external in (ground, between[g], *others[g]):
@@ -184,7 +195,7 @@ def _generalised_forces(
     tendons: list[Scalar] = [0.0] * len(groups)
     if model.tendons.names:
         positions = [_in_world(*args) for args in zip(groups, start, coordinates, strict=True)]
-        tendons = tendon_forces(model, groups, positions, velocities)
+        tendons = tendon_forces(model, groups, factors, positions, velocities)
     for g, group in enumerate(groups):
         for c in range(group.kind.velocities):
             applied: Scalar = 0.0
@@ -207,6 +218,7 @@ def _in_world(group: Group, start: Components, coordinates: Components) -> Scala
 def _other_wrenches(
     model: Model,
     groups: tuple[Group, ...],
+    factors: Factors,
     poses: list[Pose],
     moving: list[Motion],
     origins: list[Vector],
@@ -217,7 +229,8 @@ def _other_wrenches(
     cords = cord_wrenches(model, groups, poses, moving, origins) if model.cords.names else None
     for g, group in enumerate(groups):
         if planes is not None:
-            wrench = plane_wrench(planes[g], group.size, poses[g], moving[g], origins[g])
+            sets = varied_planes(planes[g], factors)
+            wrench = plane_wrench(sets, group.size, poses[g], moving[g], origins[g])
             result[g].append(wrench)
         if boxes is not None:
             result[g].append(drag_wrench(boxes[g], group.size, poses[g], moving[g]))

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from rpo.physics.contact import NO_WRENCH, TINY, Wrench
+from rpo.physics.factors import Factors, of_tendon
 from rpo.physics.kinematics import AT_REST, WORLD, Components, Motion, Pose
 from rpo.physics.model import JointType, Model
 from rpo.physics.spatial import (
@@ -65,6 +66,7 @@ def tension(strands: Strands, k: int, length: Scalar, rate: Scalar) -> Scalar:
 def tendon_forces(
     model: Model,
     groups: tuple[Group, ...],
+    factors: Factors,
     coordinates: list[Scalar],
     velocities: list[Components],
 ) -> list[Scalar]:
@@ -73,6 +75,7 @@ def tendon_forces(
     Args:
         model: the robot.
         groups: its groups.
+        factors: whose strengths scale what servos do.
         coordinates: of each group's joints, in the world; those of a free joint are not looked at.
         velocities: of each group's joints.
     """
@@ -87,7 +90,7 @@ def tendon_forces(
         used = [(place[int(row)], float(coefficients[row])) for row in np.flatnonzero(coefficients)]
         length = total(*(mul(c, _row(coordinates[g], k)) for (g, k), c in used))
         rate = total(*(mul(c, _row(velocities[g][0], k)) for (g, k), c in used))
-        force = tension(model.tendons, t, length, rate)
+        force = mul(of_tendon(model, factors, t), tension(model.tendons, t, length, rate))
         for where, c in used:
             forces[where] = add(forces.get(where, 0.0), mul(c, force))
     return [_gather(forces, g, group.size) for g, group in enumerate(groups)]

@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rpo.algorithms.base import Environments, start_environments
 from rpo.algorithms.devices import environment_keys
-from rpo.envs.base import Env
+from rpo.envs.base import Env, EpisodicEnv
+from rpo.envs.randomization import OFF
 from rpo.errors import RunError, SettingsError
 from rpo.nets import Actor
 from rpo.training.policies import Policy, Source, env_of, open_policies
@@ -36,11 +37,14 @@ class Evaluation:
         returns: undiscounted (seeds, episodes).
         lengths: steps (seeds, episodes).
         deterministic: whether the policy acted without noise.
+        randomization: what differed from episode to episode, "off" if that was turned off, empty
+            for a task that has none.
     """
 
     returns: Float[np.ndarray, "seeds episodes"]
     lengths: Int[np.ndarray, "seeds episodes"]
     deterministic: bool
+    randomization: str = ""
 
     @property
     def mean(self) -> float:
@@ -59,6 +63,7 @@ class Evaluation:
             "mean_return": self.mean,
             "std_return": self.std,
             "std_over": "seeds" if len(self.returns) > 1 else "episodes",
+            "randomization": self.randomization or "off",
             "episodes_per_seed": self.returns.shape[1],
             "mean_return_per_seed": [float(x) for x in self.returns.mean(axis=1)],
             "mean_length_per_seed": [float(x) for x in self.lengths.mean(axis=1)],
@@ -68,7 +73,9 @@ class Evaluation:
     def __str__(self) -> str:
         mode = "deterministic" if self.deterministic else "stochastic"
         over = "seeds" if len(self.returns) > 1 else "episodes"
-        return f"{mode} return {self.mean:,.1f} (std over {over} {self.std:,.1f})"
+        how = f", randomised: {self.randomization}" if self.randomization else ""
+        how = ", without randomisation" if self.randomization == "off" else how
+        return f"{mode} return {self.mean:,.1f} (std over {over} {self.std:,.1f}){how}"
 
 
 class _Carry(eqx.Module):
@@ -116,7 +123,24 @@ def evaluate_policy(
             "not finite",
             stacklevel=2,
         )
-    return Evaluation(returns[None].astype(float), lengths[None], deterministic)
+    return Evaluation(
+        returns[None].astype(float), lengths[None], deterministic, _randomization(env)
+    )
+
+
+def _randomization(env: Env) -> str:
+    """What differs from episode to episode, in words; empty if nothing does."""
+    if not isinstance(env, EpisodicEnv) or not env.randomization.active:
+        return ""
+    return str(env.randomization)
+
+
+def _nominal(policy: Policy) -> Policy:
+    """The policy on its task without randomisation."""
+    env = policy.env
+    return Policy(
+        policy.actor, env.with_randomization(OFF) if isinstance(env, EpisodicEnv) else env
+    )
 
 
 @eqx.filter_jit
@@ -161,6 +185,7 @@ def evaluate(
     checkpoint: WhichCheckpoint = "last",
     seed: int = 0,
     env: Env | str | None = None,
+    randomization: bool = True,
 ) -> Evaluation:
     """Runs one full episode in each of `episodes` fresh environments, for each seed of a run.
 
@@ -172,7 +197,9 @@ def evaluate(
         deterministic: act without noise.
         checkpoint: the newest one, or the one with the best training return.
         seed: of the evaluation's own starts and noise.
-        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
+        env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`; or a task that
+            is randomised otherwise than in training.
+        randomization: randomise the task as `env`, or the training, did; False leaves it nominal.
 
     Raises:
         SettingsError: if `episodes` is less than one.
@@ -181,8 +208,9 @@ def evaluate(
         OSError: if the result cannot be written.
     """
     how: dict[str, Any] = {"episodes": episodes, "deterministic": deterministic, "seed": seed}
+    how["randomization"] = randomization
     if isinstance(source, Policy):
-        return evaluate_policy(source, **how)
+        return evaluate_policies([source], **how)
     if not isinstance(source, Run) and Path(source).is_dir():
         source = Run.load(source)
     file = open_policies(source, env)
@@ -194,9 +222,17 @@ def evaluate(
 
 
 def evaluate_policies(
-    policies: list[Policy], *, episodes: int, deterministic: bool, seed: int = 0
+    policies: list[Policy],
+    *,
+    episodes: int,
+    deterministic: bool,
+    seed: int = 0,
+    randomization: bool = True,
 ) -> Evaluation:
-    """The policies of several seeds, all on the same starts."""
+    """The policies of several seeds, all on the same starts; see `evaluate`."""
+    turned_off = not randomization and _randomization(policies[0].env) != ""
+    if turned_off:
+        policies = [_nominal(policy) for policy in policies]
     each = [
         evaluate_policy(policy, episodes=episodes, deterministic=deterministic, seed=seed)
         for policy in policies
@@ -205,6 +241,7 @@ def evaluate_policies(
         np.concatenate([one.returns for one in each]),
         np.concatenate([one.lengths for one in each]),
         deterministic,
+        "off" if turned_off else each[0].randomization,
     )
 
 
@@ -230,6 +267,7 @@ def store_evaluation(
     """
     mode = "deterministic" if evaluation.deterministic else "stochastic"
     kind = mode if checkpoint == "last" else f"{mode}_best"
+    kind = f"{kind}_nominal" if evaluation.randomization == "off" else kind
     try:
         stored = run.evaluation() or {}
     except RunError as error:

@@ -17,7 +17,8 @@ LARGEST_INT = 2**53
 def typed(settings_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of settings, each of the kind that its field is annotated with.
 
-    A whole number may be given as a float (`1e6`), a tuple as a list.
+    A whole number may be given as a float (`1e6`), a tuple as a list, or as a lone number if its
+    length is free.
 
     Args:
         settings_class: a dataclass.
@@ -58,6 +59,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
 
 
 def _tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    if kinds[-1] is Ellipsis and isinstance(value, int | float):
+        value = (value,)
     if not isinstance(value, list | tuple) or len(value) > 10_000:
         raise _wrong(name, value, "a list of numbers")
     if kinds[-1] is Ellipsis:

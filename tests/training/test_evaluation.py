@@ -59,6 +59,20 @@ def test_std_is_over_seeds_or_over_episodes() -> None:
     assert (two.mean, two.std) == (4.0, 2.0)
 
 
+def test_it_says_how_the_task_is_randomised_and_can_turn_that_off() -> None:
+    noise = rpo.envs.Randomization(observation_noise=(0.1,))
+    policy, nominal = policy_for(Echo(randomization=noise)), policy_for(Echo())
+    found = rpo.evaluate(policy, episodes=8, deterministic=True)
+    assert str(found).endswith(", randomised: observation_noise 0.1")
+    assert found.summary()["randomization"] == "observation_noise 0.1"
+    assert len(np.unique(found.returns)) == 8  # the policy sees the noise
+    off = rpo.evaluate(policy, episodes=8, deterministic=True, randomization=False)
+    assert str(off).endswith(", without randomisation") and len(np.unique(off.returns)) == 1
+    plain = rpo.evaluate(nominal, episodes=8, deterministic=True)
+    np.testing.assert_array_equal(plain.returns, off.returns)
+    assert str(plain).endswith(")") and plain.summary()["randomization"] == "off"
+
+
 def test_policies_of_a_run(finished_run: Run) -> None:
     first, second = load_policies(finished_run)
     observation = jnp.array([[1.0, 0.0, 0.3]])

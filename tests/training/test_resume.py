@@ -56,10 +56,10 @@ def assert_equal_runs(run: Run, reference: Run) -> None:
     assert contents(run) == contents(reference)
 
 
-def contents(run: Run) -> dict[str, bytes]:
+def contents(run: Run, task: str = PENDULUM) -> dict[str, bytes]:
     path = last_checkpoint(run.checkpoints)
     assert path is not None
-    state, facts = restore_checkpoint(path, Program(run.resolved(PENDULUM)).shapes())
+    state, facts = restore_checkpoint(path, Program(run.resolved(task)).shapes())
     assert facts["iteration"] == ITERATIONS
     import jax
 
@@ -160,6 +160,19 @@ def test_rows_after_the_checkpoint_are_computed_again(tmp_path: Path, train_tiny
         table.write("11,0,704,1.0,2.0,3.0,")  # cut short by a kill
     rpo.train(PENDULUM, resume=path, verbose=False)
     assert_equal_runs(Run.load(path), reference)
+
+
+def test_a_randomised_task_goes_on_with_the_figures_of_its_episodes(
+    tmp_path: Path, train_tiny
+) -> None:
+    task = PENDULUM.replace("pendulum.py:", "randomised_pendulum.py:Randomised")
+    reference, path = train_tiny(task), tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train_tiny(task, run_dir=path, checkpoint_interval=0, callbacks=[stop_at(10)])
+    rpo.train(task, resume=path, verbose=False)
+    found = contents(Run.load(path), task)
+    assert found == contents(reference, task)
+    assert {"mass", "latency", "past_actions"} <= {name.rpartition(".")[2] for name in found}
 
 
 def test_resuming_a_finished_run_changes_nothing(finished_run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,455 @@
+"""Domain randomisation: what is drawn, when, what it does, and that it costs nothing when off."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+import rpo.envs
+from rpo import cli
+from rpo.envs import EnvSpec, EnvState, EpisodicEnv, Randomization, Transition
+from rpo.envs.base import clip_action, select
+from rpo.envs.gradient_check import check_gradients
+from rpo.envs.randomization import FIELDS, OFF, scaled
+from rpo.physics.factors import Factors
+from rpo.training import SettingsError
+from rpo.training.settings import resolve
+from tests.marks import nightly
+
+LENGTH = 6
+ROOT = Path(__file__).resolve().parents[2]
+EVERYTHING = {
+    "mass_range": (0.8, 1.2),
+    "inertia_range": (0.9, 1.1),
+    "friction_range": (0.5, 1.5),
+    "strength_range": (0.7, 1.3),
+    "gravity_range": (0.95, 1.05),
+    "latency_range": (0.0, 2.0),
+    "observation_noise": (0.02,),
+}
+
+
+class Cart(EpisodicEnv):
+    """Two masses that are pushed and fall: v' = v + dt (k a / m - g), x' = x + dt v'."""
+
+    factor_names = Factors._fields
+    spec: EnvSpec = eqx.field(
+        static=True,
+        default=EnvSpec(
+            "cart", observation_size=4, action_size=2, episode_length=LENGTH, control_dt=0.1
+        ),
+    )
+
+    @property
+    def num_bodies(self):
+        return 2
+
+    def initial_state(self, key):
+        x = jax.random.uniform(key, (2,))
+        return {"x": x, "v": jnp.zeros_like(x)}
+
+    def dynamics(self, state, action):
+        push = scaled(3.0 * action, self.factors.strength)
+        mass = scaled(jnp.ones_like(push), self.factors.mass)
+        gravity = scaled(jnp.ones(len(action), push.dtype), self.factors.gravity)
+        v = state["v"] + 0.1 * (push / mass - gravity[:, None])
+        return {"x": state["x"] + 0.1 * v, "v": v}
+
+    def observe(self, state):
+        return jnp.concatenate([state["x"], state["v"]], axis=1)
+
+    def reward(self, state, action, next_state):
+        return next_state["x"].sum(axis=1) - 0.1 * (action**2).sum(axis=1)
+
+
+def cart(**settings) -> Cart:
+    return Cart(randomization=Randomization(**settings))
+
+
+def run(env: EpisodicEnv, state: EnvState, actions: jax.Array) -> tuple[EnvState, Transition]:
+    """Steps through actions (steps, envs, A); transitions lead with the steps."""
+    return jax.jit(lambda s, a: lax.scan(env.step, s, a))(state, actions)
+
+
+def leaves_equal(first, second) -> bool:
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def random_actions(steps: int, envs: int, size: int = 2) -> jax.Array:
+    return jax.random.uniform(jax.random.key(8), (steps, envs, size), minval=-1.0, maxval=1.0)
+
+
+# Off
+
+
+class Plain(Cart):
+    """What a step and a start are without randomisation, written out."""
+
+    def _step(self, state, action):
+        action = clip_action(action)
+        physics = self.dynamics(state.physics, action)
+        observation = self.observe(physics)
+        reward = self.reward(state.physics, action, physics)
+        bad = self.diverged(physics)
+        bad = bad | ~jnp.isfinite(observation).reshape(len(observation), -1).all(axis=1)
+        bad = bad | ~jnp.isfinite(reward).reshape(len(reward), -1).all(axis=1)
+        step_count = state.step_count + 1
+        terminated = self.is_terminal(physics) | bad
+        truncated = (step_count >= self.spec.episode_length) & ~terminated
+        ended = terminated | truncated
+        stepped = EnvState(physics, observation, step_count, state.key)
+        following = select(ended, self._restart(stepped, ended), stepped)
+        return following, Transition(
+            observation=following.observation,
+            reward=jnp.where(bad, 0, reward),
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=select(bad, jnp.zeros_like(observation), observation),
+            info={"non_finite": bad},
+        )
+
+    def _start(self, key):
+        typed = jax.random.wrap_key_data(key, impl="threefry2x32")
+        both = jax.vmap(jax.random.split)(typed)
+        physics = jax.vmap(self.initial_state)(both[:, 0])
+        observation = self.observe(physics)
+        count = jnp.zeros(len(key), jnp.int32)
+        return EnvState(physics, observation, count, jax.random.key_data(both[:, 1]))
+
+
+def test_off_is_the_program_without_it():
+    """Nothing is drawn, stored or computed: the same operations in the same order."""
+    state = jax.eval_shape(lambda key: Plain().reset(key, 3), jax.random.key(0))
+    action = jax.ShapeDtypeStruct((3, 2), jnp.float32)
+    key = jax.ShapeDtypeStruct((3, 2), jnp.uint32)
+    for name, arguments in {"_step": (state, action), "_start": (key,)}.items():
+        texts = [
+            re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(getattr(env, name))(*arguments)))
+            for env in (Cart(), cart(mass_range=(1, 1), latency_range=(0, 0)), Plain())
+        ]
+        assert texts[0] == texts[1] == texts[2]
+    randomised = cart(gravity_range=(0.9, 1.1))
+    state = jax.eval_shape(lambda key: randomised.reset(key, 3), jax.random.key(0))
+    assert texts[0] != str(jax.make_jaxpr(randomised._step)(state, action))
+
+
+def test_off_there_is_nothing_in_a_state():
+    env = rpo.envs.make("hopper")
+    state = jax.eval_shape(lambda key: env.reset(key, 2), jax.random.key(0))
+    names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    own = {".observation", ".step_count", ".key"}
+    assert names == own | {".physics.q", ".physics.qd", ".physics.last_action"}
+    assert OFF.active == {} and str(OFF) == "off"
+
+
+# Draws
+
+
+def test_every_figure_is_uniform_in_its_range():
+    state = cart(**EVERYTHING).reset(jax.random.key(3), 4096)
+    draws = state.variation.factors._asdict() | {"latency": state.variation.latency}
+    assert draws["mass"].shape == draws["inertia"].shape == draws["strength"].shape == (4096, 2)
+    for name, values in draws.items():
+        low, high = EVERYTHING[f"{name}_range"]
+        quantiles = np.quantile((np.asarray(values) - low) / (high - low), [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(quantiles, [0, 0.25, 0.5, 0.75, 1], atol=0.03)
+        assert values.min() >= low and values.max() <= high
+    columns = np.concatenate([np.asarray(x).reshape(4096, -1) for x in draws.values()], axis=1)
+    correlation = np.corrcoef(columns.T) - np.eye(columns.shape[1])
+    assert np.abs(correlation).max() < 0.06  # all of them are independent
+
+
+def test_a_figure_does_not_depend_on_what_else_is_drawn():
+    key = jax.random.key(1)
+    every, one, none = (
+        cart(**settings).reset(key, 5)
+        for settings in (EVERYTHING, {"gravity_range": (0.95, 1.05)}, {})
+    )
+    assert leaves_equal(every.variation.factors.gravity, one.variation.factors.gravity)
+    assert leaves_equal(every.physics, none.physics)  # starts are what they are without it
+    assert leaves_equal(every.key, none.key)
+
+
+def test_an_episode_keeps_its_figures_and_the_next_has_new_ones():
+    env = cart(**EVERYTHING)
+    start = env.reset(jax.random.key(0), 8)
+    stagger = dataclasses.replace(start, step_count=jnp.arange(8, dtype=jnp.int32) % 2)
+    before = stagger
+    for action in random_actions(LENGTH, 8):
+        after, transition = env.step(before, action)
+        fixed = lambda state: (state.variation.factors, state.variation.latency)  # noqa: E731
+        for old, new in zip(*map(jax.tree.leaves, map(fixed, (before, after))), strict=True):
+            same = (np.asarray(old) == np.asarray(new)).reshape(8, -1)
+            assert (same.all(axis=1) == ~np.asarray(transition.truncated)).all()
+            assert not same[np.asarray(transition.truncated)].any()
+        ended = transition.truncated[:, None, None]
+        assert (jnp.where(ended, after.variation.past_actions, 0) == 0).all()
+        before = after
+
+
+def test_the_same_key_gives_the_same_bits_however_the_batch_is_split():
+    env, actions = cart(**EVERYTHING), random_actions(3 * LENGTH, 8)
+    whole = run(env, env.reset(jax.random.key(5), 8), actions)
+    assert leaves_equal(whole, run(env, env.reset(jax.random.key(5), 8), actions))
+    half = run(env, env.reset(jax.random.key(5), 4), actions[:, :4])
+    assert leaves_equal(jax.tree.map(lambda x: x[:4], whole[0]), half[0])
+    assert leaves_equal(jax.tree.map(lambda x: x[:, :4], whole[1]), half[1])
+    other = env.reset(jax.random.key(6), 8)
+    assert not leaves_equal(other.variation, env.reset(jax.random.key(5), 8).variation)
+
+    mesh = jax.make_mesh((2,), ("device",), axis_types=(AxisType.Auto,))
+    batch = PartitionSpec("device")
+    split = jax.shard_map(env.step, mesh=mesh, in_specs=(batch, batch), out_specs=batch)
+    state = env.reset(jax.random.key(5), 8)
+    for action in actions:
+        state, _ = jax.jit(split)(state, action)
+    assert leaves_equal(state, whole[0])
+
+
+# What it does
+
+
+def test_factors_reach_the_dynamics():
+    """v' = dt (k 3 a / m - g) with each environment's own k, m and g."""
+    env = cart(mass_range=(0.5, 2), strength_range=(0, 1), gravity_range=(0, 2))
+    start = env.reset(jax.random.key(0), 16)
+    action = random_actions(1, 16)[0]
+    after, _ = env.step(start, action)
+    factors = start.variation.factors
+    expected = 0.1 * (3 * factors.strength * action / factors.mass - factors.gravity[:, None])
+    np.testing.assert_allclose(after.physics["v"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("latency", [1.0, 2.0, 1.25])
+def test_actions_act_late_by_as_many_steps(latency):
+    """Whole latencies shift the response; in between, it is their mean. Before the first action
+    zero acts."""
+    env, late = Cart(), cart(latency_range=(latency, latency))
+    actions = random_actions(LENGTH - 1, 4)
+    padded = jnp.concatenate([jnp.zeros((3, 4, 2)), actions])
+    older, share = int(latency), latency % 1
+    shifted = [padded[3 - k : 3 - k + len(actions)] for k in (older, older + 1)]
+    expected = (1 - share) * shifted[0] + share * shifted[1]
+    key = jax.random.key(2)
+    _, found = run(late, late.reset(key, 4), actions)
+    _, wanted = run(env, env.reset(key, 4), expected)
+    np.testing.assert_allclose(found.observation, wanted.observation, atol=1e-6)
+    effort = lambda a: 0.1 * (a**2).sum(axis=-1)  # noqa: E731
+    cost = effort(actions) - effort(expected)  # the policy pays for what it asks for
+    np.testing.assert_allclose(found.reward, wanted.reward - cost, atol=1e-5)
+
+
+@pytest.mark.parametrize("latency", [0.0, 1.0, 2.5])
+def test_gradients_are_shifted_by_the_latency(latency):
+    """The last velocity's derivative by every action: zero for those that have not acted yet."""
+    env = cart(latency_range=(latency, max(latency, 1.0)))
+    state = env.reset(jax.random.key(0), 3)
+    fixed = dataclasses.replace(state.variation, latency=jnp.full(3, latency))
+    state = dataclasses.replace(state, variation=fixed)
+    actions = random_actions(LENGTH - 1, 3)
+    gradient = jax.grad(lambda a: run(env, state, a)[0].physics["v"][:, 0].sum())(actions)
+    age = np.arange(LENGTH - 1)[::-1]  # of each action in the last step
+    expected = 0.3 * np.clip(age - latency + 1, 0, 1)
+    np.testing.assert_allclose(gradient[..., 0], np.tile(expected[:, None], 3), atol=1e-6)
+    assert (gradient[..., 1] == 0).all()
+
+
+def test_what_is_remembered_is_the_action_that_was_asked_for():
+    env = rpo.envs.make("ant", observe_last_action=True, latency_range=(2, 2))
+    q, qd = jnp.zeros((2, env.model.nq)), jnp.zeros((2, env.model.nv))
+    asked = random_actions(1, 2, env.spec.action_size)[0]
+    after = env.commanded(env.state(q, qd), asked)
+    assert leaves_equal(after.last_action, asked)
+
+
+def test_noise_is_normal_with_its_deviation():
+    sigma = (0.5, 0.1, 0.0, 2.0)
+    env = cart(observation_noise=sigma)
+    start = env.reset(jax.random.key(0), 2048)
+    end, record = run(env, start, random_actions(2 * LENGTH, 2048))
+    quiet, _ = run(Cart(), Cart().reset(jax.random.key(0), 2048), random_actions(2 * LENGTH, 2048))
+    assert leaves_equal(end.physics, quiet.physics)  # it is seen, not lived
+    noise = [np.asarray(start.observation - env.observe(start.physics))]
+    state = start
+    for action in random_actions(3, 2048):
+        state, _ = env.step(state, action)
+        noise.append(np.asarray(state.observation - env.observe(state.physics)))
+    pooled = np.stack(noise)  # (steps, envs, entries)
+    np.testing.assert_allclose(pooled.std(axis=(0, 1)), sigma, rtol=0.03, atol=1e-7)
+    assert (np.abs(pooled.mean(axis=(0, 1))) <= 4 * np.array(sigma) / np.sqrt(4 * 2048)).all()
+    flat = pooled[..., [0, 1, 3]].transpose(1, 0, 2).reshape(2048, -1)
+    assert np.abs(np.corrcoef(flat.T) - np.eye(12)).max() < 0.1  # over steps and entries, too
+    fourth = ((pooled[..., 0] / 0.5) ** 4).mean()
+    assert fourth == pytest.approx(3, rel=0.15)
+    goes_on = ~np.asarray(record.truncated)  # one sample per step, whoever looks at it
+    np.testing.assert_array_equal(
+        np.asarray(record.observation)[goes_on], np.asarray(record.final_observation)[goes_on]
+    )
+
+
+def test_gradients_pass_the_noise_unchanged():
+    noisy, quiet = cart(observation_noise=0.3), Cart()
+    actions = random_actions(3, 4)
+
+    def gradient(env):
+        start = env.reset(jax.random.key(0), 4)
+        weights = jnp.arange(1.0, 5.0)
+        return jax.grad(lambda a: (run(env, start, a)[1].observation @ weights).sum())(actions)
+
+    assert leaves_equal(gradient(noisy), gradient(quiet))
+
+
+def test_gradients_of_a_randomised_episode_are_right():
+    check = check_gradients(cart(**EVERYTHING), samples=8, horizon=4, warm_up=4)
+    assert check.passed, check.table()
+
+
+def test_a_policy_that_sees_noise_is_differentiated_right():
+    """a = tanh(W o) on noisy, late observations: by W against central differences."""
+    with jax.enable_x64(True):
+        env = cart(**EVERYTHING)
+        start = env.reset(jax.random.key(1), 3)
+
+        def result(weights):
+            def one(state, _):
+                state, transition = env.step(state, jnp.tanh(state.observation @ weights))
+                return state, transition.reward
+
+            return lax.scan(one, start, length=LENGTH - 1)[1].sum()
+
+        weights = jax.random.normal(jax.random.key(2), (4, 2))
+        exact = jax.jit(jax.grad(result))(weights)
+        value = jax.jit(result)
+        for k in range(weights.size):
+            move = 1e-6 * jnp.eye(weights.size)[k].reshape(4, 2)
+            slope = (value(weights + move) - value(weights - move)) / 2e-6
+            assert exact.ravel()[k] == pytest.approx(float(slope), rel=1e-6, abs=1e-9)
+
+
+# Tasks
+
+
+PLANAR = """<mujoco><worldbody><geom type="plane" size="1 1 1"/>
+  <body name="torso" pos="0 0 0.6"><joint name="x" type="slide" axis="1 0 0"/>
+    <joint name="z" type="slide" axis="0 0 1"/>
+    <geom type="sphere" size="0.1" mass="3"/>
+    <body name="leg"><joint name="hip" axis="0 1 0"/>
+      <geom type="capsule" size="0.04" fromto="0 0 0 0 0 -0.5" mass="1" contype="1"/></body>
+  </body></worldbody>
+  <actuator><position name="hip" joint="hip" kp="20" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+def test_a_robot_of_a_description_can_be_randomised(tmp_path):
+    path = tmp_path / "leg.xml"
+    path.write_text(PLANAR)
+    settings = {"substeps": 4, "termination_height": 0.0}
+    env = rpo.envs.make(str(path), **settings, **EVERYTHING)
+    check = check_gradients(env, samples=6, horizon=2, warm_up=6)
+    assert check.passed, check.table()
+
+
+@nightly
+@pytest.mark.parametrize("task", ["hopper", "ant", "anymal", "hand"])
+def test_gradients_of_randomised_tasks(task):
+    settings = {} if task == "hand" else {"termination_height": -100.0}
+    env = rpo.envs.make(task, **settings, **EVERYTHING)
+    check = check_gradients(env, samples=8, horizon=4, warm_up=8)
+    assert check.passed, check.table()
+
+
+@pytest.mark.parametrize("task", rpo.envs.names())
+def test_every_shipped_task_takes_everything(task):
+    env = rpo.envs.make(task, **EVERYTHING)
+    state = jax.eval_shape(lambda key: env.reset(key, 3), jax.random.key(0))
+    links, actions = env.model.num_links, env.spec.action_size
+    shapes = [x.shape for x in jax.tree.leaves(state.variation)]
+    assert shapes == [(3, links), (3, links), (3,), (3, actions), (3,), (3,), (3, 2, actions)]
+    assert set(EVERYTHING) == set(FIELDS) <= set(rpo.envs.describe(task))
+    with_string = resolve(task, settings=EVERYTHING | {"observation_noise": 0.02})
+    assert with_string.task_settings["observation_noise"] == (0.02,)
+
+
+def test_the_example_of_the_documentation():
+    path = ROOT / "examples" / "randomised_pendulum.py"
+    specification = importlib.util.spec_from_file_location("randomised_pendulum", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    env = module.RandomisedPendulum()
+    check = check_gradients(env, samples=8, horizon=4, warm_up=8)
+    assert check.passed, check.table()
+    text = (ROOT / "docs" / "domain-randomisation.md").read_text()
+    assert path.read_text() in text
+    # without randomisation it is the pendulum that it was made from
+    nominal = env.with_randomization(OFF)
+    state = nominal.reset(jax.random.key(0), 2)
+    assert not jax.tree.leaves(state.variation) and nominal.step(state, jnp.ones((2, 1)))
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"mass_range": (1.2, 0.8)}, "mass_range is 1.2 0.8, must be two numbers, the lower one"),
+        ({"mass_range": (-0.5, 1.0)}, "mass_range is -0.5 1, must lie between 0.01 and 100"),
+        ({"inertia_range": (0.0, 1.0)}, "inertia_range is 0 1, must lie between 0.01 and 100"),
+        ({"friction_range": (0.0, 1e9)}, "friction_range is 0 1e.09, must lie between 0 and 100"),
+        ({"gravity_range": (float("nan"), 1)}, "gravity_range is nan 1, must lie between"),
+        ({"strength_range": (1.0,)}, "strength_range is 1, must be two numbers"),
+        ({"strength_range": "all"}, "strength_range is 'all', must be numbers"),
+        ({"latency_range": (0, 99)}, "latency_range is 0 99, must lie between 0 and 16 control"),
+        ({"latency_range": (-1, 2)}, "latency_range is -1 2, must lie between 0 and 16 control"),
+        ({"observation_noise": -0.1}, "observation_noise is -0.1, must lie between 0 and 1000"),
+        ({"observation_noise": (0.1, float("nan"))}, "observation_noise is nan, must lie"),
+    ],
+)
+def test_what_makes_no_sense_is_told_in_one_line(settings, complaint):
+    with pytest.raises(ValueError, match=complaint) as error:
+        Randomization(**settings)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=complaint.split(",")[0].split(" is ")[0]):
+        rpo.envs.make("hopper", **settings)
+    with pytest.raises(SettingsError) as error:
+        resolve("hopper", settings=settings)
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_task_cannot_do_is_told_in_one_line():
+    class Simple(Cart):
+        factor_names = ("mass",)
+
+    allowed = "only mass_range, latency_range, observation_noise"
+    with pytest.raises(ValueError, match=f"cart cannot randomise gravity_range, {allowed}"):
+        Simple(randomization=Randomization(gravity_range=(0, 1)))
+    with pytest.raises(ValueError, match="observation_noise has 3 entries, must have 1 or 4"):
+        Cart().with_randomization(Randomization(observation_noise=(0, 0.1, 0.2)))
+    with pytest.raises(ValueError, match="observation_noise has 2 entries, must have 1 or 11"):
+        rpo.envs.make("hopper", observation_noise=(0.1, 0.1))
+    with pytest.raises(ValueError, match=r"mas_range.*mass_range"):
+        rpo.envs.make("hopper", mas_range=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--mass-range", "1.2", "0.8"], "mass_range is 1.2 0.8, must be two numbers"),
+        (["--latency-range", "0", "40"], "latency_range is 0 40, must lie between"),
+        (["--mas-range", "1", "2"], "unknown setting --mas-range (did you mean --mass-range"),
+    ],
+)
+def test_the_command_line_takes_them(flags, complaint, capsys):
+    assert cli.main(["train", "hopper", *flags]) == 2
+    told = capsys.readouterr().err
+    assert complaint in told and len(told.splitlines()) == 1
