@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from rpo.errors import SettingsError
-from rpo.physics import dynamics, kinematics
+from rpo.physics import kinematics
 from rpo.physics.kinematics import Components
 from rpo.physics.model import Model
 from rpo.physics.substep import Constants, State, StepSettings, begin, end, mass_matrix, substep
@@ -154,9 +154,12 @@ def _advance(plan: _Plan, q_in: Any, qd_in: Any, force: Any, q: Any, qd: Any, *s
 
     Args:
         plan: what it is made from.
-        q_in, qd_in, force: references to the state and the forces (rows, block).
-        q, qd: where the state after the step goes.
-        saved: where the state before every substep, and after the last, goes, if anywhere
+        q_in: reference to the coordinates before the step (nq, block).
+        qd_in: to the velocities (nv, block).
+        force: to the joint forces (nv, block).
+        q: where the coordinates after the step go.
+        qd: where the velocities go.
+        *saved: where the state before every substep, and after the last, goes, if anywhere
             (substeps + 1, nq + nv, block).
     """
     start = _load(q_in, plan.coordinate_rows)
@@ -185,24 +188,36 @@ def _advance(plan: _Plan, q_in: Any, qd_in: Any, force: Any, q: Any, qd: Any, *s
 
 
 def _retreat(
-    plan: _Plan, q: Any, force: Any, saved: Any, at_q: Any, at_qd: Any, to_q: Any, to_qd: Any, to: Any
+    plan: _Plan,
+    q: Any,
+    force: Any,
+    saved: Any,
+    at_q: Any,
+    at_qd: Any,
+    to_q: Any,
+    to_qd: Any,
+    to_force: Any,
 ) -> None:
     """Kernel: the transpose of one control step's derivative.
 
     Args:
         plan: what it is made from.
-        q, force: references to coordinates before the step and forces.
-        saved: states that `_advance` wrote down.
-        at_q, at_qd: cotangents of the state after the step.
-        to_q, to_qd, to: where the cotangents of the state before it and of the forces go.
+        q: reference to the coordinates before the step.
+        force: to the joint forces.
+        saved: to the states that `_advance` wrote down.
+        at_q: to the cotangent of the coordinates after the step.
+        at_qd: to that of the velocities.
+        to_q: where the cotangent of the coordinates before the step goes.
+        to_qd: where that of the velocities goes.
+        to_force: where that of the forces goes.
     """
     start, forces = _load(q, plan.coordinate_rows), _load(force, plan.velocity_rows)
     steps, each = plan.settings.substeps, plan.settings.mass_matrix_interval
     example: State = (start, forces)
-    _, transpose = jax.vjp(
-        functools.partial(end, plan.groups), start, _read_back(saved, steps, example)
-    )
-    of_start, of_state = transpose((_load(at_q, plan.coordinate_rows), _load(at_qd, plan.velocity_rows)))
+    at_end = _read_back(saved, steps, example)
+    _, transpose = jax.vjp(functools.partial(end, plan.groups), start, at_end)
+    cotangents = _load(at_q, plan.coordinate_rows), _load(at_qd, plan.velocity_rows)
+    of_start, of_state = transpose(cotangents)
 
     def interval(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         first = steps - each * (i + 1)
@@ -239,7 +254,7 @@ def _retreat(
     more, of_velocities = transpose(of_state)
     _store(to_q, plan.coordinate_rows, jax.tree.map(jnp.add, of_start, more))
     _store(to_qd, plan.velocity_rows, of_velocities)
-    _store(to, plan.velocity_rows, of_forces)
+    _store(to_force, plan.velocity_rows, of_forces)
 
 
 def _loop(count: int, body: Any, carry: Any) -> Any:
@@ -282,7 +297,9 @@ def _fill_up(array: Array, block: int) -> Array:
     return jnp.pad(array, ((0, 0), (0, missing)), mode="edge") if missing else array
 
 
-def _call(plan: _Plan, kernel: Any, inputs: tuple[Array, ...], outputs: list[tuple[int, ...]]) -> Any:
+def _call(
+    plan: _Plan, kernel: Any, inputs: tuple[Array, ...], outputs: list[tuple[int, ...]]
+) -> Any:
     """Runs a kernel over the blocks of a batch.
 
     Args:

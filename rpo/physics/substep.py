@@ -60,7 +60,9 @@ class StepSettings:
                 f"substeps {self.substeps}"
             )
         if self.kernel not in get_args(Kernel):
-            raise ValueError(f"kernel is {self.kernel!r}, must be one of {get_args(Kernel)}")
+            raise ValueError(
+                f"kernel is {self.kernel!r}, must be one of {', '.join(get_args(Kernel))}"
+            )
 
 
 State = tuple[list[Components], list[Components]]
@@ -124,7 +126,9 @@ def substep(
     return [q for q, _ in moved], [v for _, v in moved]
 
 
-def begin(groups: tuple[Group, ...], start: list[Components], velocities: list[Components]) -> State:
+def begin(
+    groups: tuple[Group, ...], start: list[Components], velocities: list[Components]
+) -> State:
     """State about the step's origin, from coordinates and velocities in the world."""
     return [joints.about_origin(g, c) for g, c in zip(groups, start, strict=True)], velocities
 
