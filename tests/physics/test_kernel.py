@@ -47,10 +47,10 @@ def step_and_transpose(step, q, qd, seed: int = 1):
     return jax.tree.map(np.asarray, run(q, qd, force))
 
 
-def assert_same(model: Model, settings: StepSettings, q, qd, *, block: int, tolerance: float):
+def assert_same(model, settings, q, qd, *, tolerance: float, **options) -> None:
     """Both programs, states and cotangents, against the largest number of each array."""
     expected = step_and_transpose(functools.partial(control_step, model, settings), q, qd)
-    kernel = functools.partial(kernel_step, model, settings, block=block, interpret=True)
+    kernel = functools.partial(kernel_step, model, settings, **options)
     for ours, theirs in zip(
         jax.tree.leaves(step_and_transpose(kernel, q, qd)), jax.tree.leaves(expected), strict=True
     ):
@@ -65,13 +65,22 @@ def test_in_double_precision_it_is_the_same_step_and_derivative(make, interval: 
     settings = dataclasses.replace(SETTINGS, mass_matrix_interval=interval)
     with jax.enable_x64(True):
         q, qd = (jnp.asarray(x) for x in random_state(model, 3))
-        assert_same(model, settings, q, qd, block=2, tolerance=1e-12)
+        assert_same(model, settings, q, qd, block=2, interpret=True, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("task", rest_nightly(TASKS))
 def test_every_robot_in_several_blocks(task: str) -> None:
     model, settings, q, qd = start(task, 3)
-    assert_same(model, settings, jnp.asarray(q), jnp.asarray(qd), block=2, tolerance=1e-5)
+    q, qd = jnp.asarray(q), jnp.asarray(qd)
+    assert_same(model, settings, q, qd, block=2, interpret=True, tolerance=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("task", TASKS)
+def test_on_a_gpu_every_robot_in_several_blocks(task: str) -> None:
+    model, _, q, qd = start(task, 100)
+    settings = rpo.envs.make(task).settings.step_settings
+    assert_same(model, settings, jnp.asarray(q), jnp.asarray(qd), tolerance=1e-4)
 
 
 @nightly
@@ -80,7 +89,7 @@ def test_every_robot_in_double_precision(task: str) -> None:
     model, settings, q, qd = start(task, 5)
     with jax.enable_x64(True):
         q, qd = jnp.asarray(q, jnp.float64), jnp.asarray(qd, jnp.float64)
-        assert_same(model, settings, q, qd, block=2, tolerance=1e-11)
+        assert_same(model, settings, q, qd, block=2, interpret=True, tolerance=1e-11)
 
 
 @nightly
