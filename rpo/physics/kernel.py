@@ -21,7 +21,7 @@ from jax import Array, lax
 from rpo.errors import SettingsError
 from rpo.physics import kinematics
 from rpo.physics.kinematics import Components
-from rpo.physics.model import Model
+from rpo.physics.model import JointType, Model
 from rpo.physics.substep import Constants, State, StepSettings, begin, end, mass_matrix, substep
 from rpo.physics.topology import Group, groups_of
 
@@ -90,7 +90,9 @@ def kernel_step(
         residuals: tuple[Array, Array, Array], cotangents: tuple[Array, Array]
     ) -> tuple[Array, ...]:
         q, force, states = residuals
-        return _call(plan, _retreat, (q, force, states, *cotangents), _shapes(q, force, force))
+        arrays = (q, force, states, *cotangents)
+        transposed: tuple[Array, ...] = _call(plan, _retreat, arrays, _shapes(q, force, force))
+        return transposed
 
     step.defvjp(forward, backward)
     batch = q.shape[1]
@@ -144,6 +146,17 @@ class _Plan:
         """Row of qd of each component, by group."""
         return [[rows[0] for rows in group.velocities] for group in self.groups]
 
+    @property
+    def origin_components(self) -> list[int]:
+        """How many of each joint's coordinates, its first, move the origin; the start of a control
+        step enters its substeps by these alone."""
+        return [3 if g.kind is JointType.FREE else int(g.base) for g in self.groups]
+
+    @property
+    def force_components(self) -> list[int]:
+        """How many forces each joint takes."""
+        return [0 if group.kind is JointType.FREE else 1 for group in self.groups]
+
     def constants(self, start: list[Components], forces: list[Components]) -> Constants:
         origins = kinematics.origins(self.groups, start)
         return Constants(self.model, self.groups, self.dt, start, origins, forces)
@@ -176,7 +189,8 @@ def _advance(plan: _Plan, q_in: Any, qd_in: Any, force: Any, q: Any, qd: Any, *s
                 _write_down(ref, i * each + k, state)
             return substep(constants, solve, state)
 
-        return _loop(each, one, state)
+        after: State = _loop(each, one, state)
+        return after
 
     state = begin(plan.groups, start, _load(qd_in, plan.velocity_rows))
     state = _loop(plan.settings.substeps // each, interval, state)
@@ -212,6 +226,9 @@ def _retreat(
         to_force: where that of the forces goes.
     """
     start, forces = _load(q, plan.coordinate_rows), _load(force, plan.velocity_rows)
+    # Of these a substep needs what moves the origin, and the forces along joints.
+    shifts = _first(start, plan.origin_components)
+    pushes = _first(forces, plan.force_components)
     steps, each = plan.settings.substeps, plan.settings.mass_matrix_interval
     example: State = (start, forces)
     at_end = _read_back(saved, steps, example)
@@ -227,34 +244,46 @@ def _retreat(
         def one(k: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             of_state, *rest = carry
 
-            def advance(state: State, varying: Any, start: Any, forces: Any) -> State:
-                solve = functools.partial(solver, varying, *factor)
-                return substep(plan.constants(start, forces), solve, state)
+            def advance(state: State, varying: Any, shifts: Any, pushes: Any) -> State:
+                constants = plan.constants(_whole(shifts, start), _whole(pushes, forces))
+                return substep(constants, functools.partial(solver, varying, *factor), state)
 
             state = _read_back(saved, first + each - 1 - k, example)
-            _, transpose = jax.vjp(advance, state, varying, start, forces)
+            _, transpose = jax.vjp(advance, state, varying, shifts, pushes)
             of_state, *more = transpose(of_state)
             return (of_state, *jax.tree.map(jnp.add, rest, more))
 
-        of_state, of_start, of_forces = carry
-        zero = jax.tree.map(jnp.zeros_like, varying)
-        of_state, of_varying, of_start, of_forces = _loop(
-            each, one, (of_state, zero, of_start, of_forces)
-        )
+        of_state, of_shifts, of_pushes = carry
+        carry = of_state, _zeros(varying), of_shifts, of_pushes
+        of_state, of_varying, of_shifts, of_pushes = _loop(each, one, carry)
         # Only now, so that nothing of it has to be kept during the loop.
         _, transpose = jax.vjp(
             lambda state: mass_matrix(plan.groups, state)[1], _read_back(saved, first, example)
         )
         of_state = jax.tree.map(jnp.add, of_state, transpose(of_varying)[0])
-        return of_state, of_start, of_forces
+        return of_state, of_shifts, of_pushes
 
-    of_forces = jax.tree.map(jnp.zeros_like, forces)
-    of_state, of_start, of_forces = _loop(steps // each, interval, (of_state, of_start, of_forces))
+    carry = of_state, _first(of_start, plan.origin_components), _zeros(pushes)
+    of_state, of_shifts, of_pushes = _loop(steps // each, interval, carry)
     _, transpose = jax.vjp(functools.partial(begin, plan.groups), start, of_state[1])
-    more, of_velocities = transpose(of_state)
-    _store(to_q, plan.coordinate_rows, jax.tree.map(jnp.add, of_start, more))
+    of_start, of_velocities = transpose(of_state)
+    _store(to_q, plan.coordinate_rows, _whole(of_shifts, of_start))
     _store(to_qd, plan.velocity_rows, of_velocities)
-    _store(to_force, plan.velocity_rows, of_forces)
+    _store(to_force, plan.velocity_rows, _whole(of_pushes, _zeros(forces)))
+
+
+def _first(values: list[Components], counts: list[int]) -> list[Components]:
+    """The first few components of each group."""
+    return [components[:count] for components, count in zip(values, counts, strict=True)]
+
+
+def _whole(first: list[Components], values: list[Components]) -> list[Components]:
+    """`values` with the first components of each group replaced."""
+    return [(*new, *old[len(new) :]) for new, old in zip(first, values, strict=True)]
+
+
+def _zeros(values: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, values)
 
 
 def _loop(count: int, body: Any, carry: Any) -> Any:
