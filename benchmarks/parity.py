@@ -5,6 +5,7 @@
 Prints the largest errors of every quantity and exits with status 1 if one is beyond its tolerance
 (2 if a file is no recording).
 With --float64 our side is computed in double precision: what remains is the reference's rounding.
+With --kernel pallas our side of the walkers is the GPU kernel (docs/gpu-kernel.md).
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
 from recordings import hand as hand_recordings
 from recordings.walkers import COMPARISONS, Measurement, Recording, compare
+
+from rpo.physics.substep import Kernel
 
 CHOICES = tuple(dict.fromkeys((*COMPARISONS, *hand_recordings.COMPARISONS)))
 
@@ -32,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING.npz")
     parser.add_argument("--only", nargs="+", choices=CHOICES, default=())
     parser.add_argument("--float64", action="store_true", help="compute our side in float64")
+    parser.add_argument("--kernel", choices=get_args(Kernel), default="xla")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     dtype = np.float64 if options.float64 else np.float32
@@ -44,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                     hand = hand_recordings.Recording(path)
                     results[hand.name] = list(hand_recordings.compare(hand, options.only))
                 else:
-                    recording = Recording(path, dtype)
+                    recording = Recording(path, dtype, options.kernel)
                     results[recording.name] = list(compare(recording, options.only))
             except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
                 print(f"{path} cannot be compared: {error}", file=sys.stderr)

@@ -6,6 +6,11 @@ of its own, pinned to its cores, so that compile time and peak memory are its ow
 validated before it is timed. The minimum of several repetitions is reported.
 
     python benchmarks/physics.py [--tasks ant hopper] [--cores 1 2] [--json results/physics.json]
+
+With `--kernels` it compares what can run a step (docs/gpu-kernel.md) on one device, a GPU if there
+is one, for several numbers of environments, all of them side by side:
+
+    python benchmarks/physics.py --kernels xla pallas [--num-envs 128 1024 8192 65536]
 """
 
 from __future__ import annotations
@@ -30,19 +35,35 @@ FALL = {"hopper": -0.45, "ant": 0.45, "anymal": 0.5, "humanoid": 0.74, "hand": 0
 """Height that it must have sunk below after 360 steps without control."""
 HEIGHT = {"hopper": 1, "hand": 18}
 """Coordinate that is this height; 2 of all others."""
+SIZES = [128, 1024, 8192, 65536]
+"""Numbers of environments at which kernels are compared."""
+BLOCK = 128
+"""Largest block of environments whose rollout stays in a core's cache."""
 
 
-def measure(task: str, num_envs: int, cores: int, repeat: int) -> dict[str, float | int | str]:
-    """Validate and time one task in this process."""
+def measure(
+    task: str, num_envs: int, cores: int, repeat: int, kernel: str = ""
+) -> dict[str, float | int | str]:
+    """Validate and time one task in this process.
+
+    Args:
+        task: which.
+        num_envs: how many environments.
+        cores: as many devices are used.
+        repeat: calls of which the fastest counts.
+        kernel: setting of the task; then one device is used, and all environments are one block.
+    """
     import jax
 
     import rpo.envs
 
-    env = rpo.envs.make(task)
+    env = rpo.envs.make(task, **({"kernel": kernel} if kernel else {}))
     validate(env, task)
-    devices = jax.devices()[:cores]
-    state, zero, forward, gradient = build(env, num_envs, devices)
+    devices = jax.devices()[: 1 if kernel else cores]
+    state, zero, forward, gradient = build(env, num_envs, devices, num_envs if kernel else BLOCK)
     row: dict[str, float | int | str] = {"task": task, "cores": cores, "num_envs": num_envs}
+    if kernel:
+        row |= {"kernel": kernel, "device": devices[0].device_kind}
     for name, function in (("forward", forward), ("gradient", gradient)):
         start = time.perf_counter()
         lowered = function.lower(state, zero)
@@ -87,7 +108,7 @@ def validate(env, task: str) -> None:
         sys.exit(f"{task}: still at {height[-1].max():.2f} m after 360 steps without control")
 
 
-def build(env, num_envs: int, devices):
+def build(env, num_envs: int, devices, block: int):
     """State, zero perturbation, and the forward and gradient programs over the given devices."""
     import jax
     import jax.numpy as jnp
@@ -115,7 +136,7 @@ def build(env, num_envs: int, devices):
     def in_blocks(function):
         def run(state, perturbation):
             local = perturbation.shape[1]
-            size = max(d for d in range(1, 129) if local % d == 0)
+            size = max(d for d in range(1, block + 1) if local % d == 0)
             if size == local:
                 return function((state, perturbation))
             cut = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), state)
@@ -157,9 +178,10 @@ def best_of(run, repeat: int) -> float:
     return min(durations)
 
 
-def in_own_process(task: str, num_envs: int, cores: int, repeat: int) -> dict:
+def in_own_process(task: str, num_envs: int, cores: int, repeat: int, kernel: str = "") -> dict:
     """Run `measure` in a fresh process pinned to `cores` cores."""
-    command = [sys.executable, __file__, "--worker", task, str(num_envs), str(cores), str(repeat)]
+    numbers = [str(number) for number in (num_envs, cores, repeat)]
+    command = [sys.executable, __file__, "--worker", task, *numbers, kernel]
     environment = os.environ | {"RPO_CPU_DEVICES": str(cores)}
     usable = sorted(os.sched_getaffinity(0))[:cores] if hasattr(os, "sched_getaffinity") else []
     result = subprocess.run(
@@ -185,13 +207,18 @@ COLUMNS = (
     ("gradient_compile_s", "compile, s"),
     ("peak_memory_mb", "peak memory, MB"),
 )
+KERNEL_COLUMNS = (
+    *(("task", "task"), ("kernel", "kernel"), ("device", "device"), COLUMNS[2], COLUMNS[3]),
+    *(("forward_ms", "ms"), ("forward_compile_s", "compile, s"), *COLUMNS[4:8]),
+)
 
 
 def table(rows: list[dict]) -> str:
     """Markdown table of the measurements."""
-    titles = [title for _, title in COLUMNS]
+    columns = KERNEL_COLUMNS if "kernel" in rows[0] else COLUMNS
+    titles = [title for _, title in columns]
     cells = (
-        [f"{row[k]:,}" if isinstance(row[k], int) else str(row[k]) for k, _ in COLUMNS]
+        [f"{row[k]:,}" if isinstance(row[k], int) else str(row[k]) for k, _ in columns]
         for row in rows
     )
     return markdown(titles, cells)
@@ -199,24 +226,28 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     """Parse, measure, print."""
-    if len(sys.argv) == 6 and sys.argv[1] == "--worker":
-        numbers = [int(word) for word in sys.argv[3:]]
-        print(json.dumps(measure(sys.argv[2], *numbers)))
+    if len(sys.argv) == 7 and sys.argv[1] == "--worker":
+        num_envs, cores, repeat = (int(word) for word in sys.argv[3:6])
+        print(json.dumps(measure(sys.argv[2], num_envs, cores, repeat, sys.argv[6])))
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description="Speed of the differentiable simulation.")
     parser.add_argument("--tasks", nargs="+", choices=list(NUM_ENVS), default=list(NUM_ENVS))
     parser.add_argument("--cores", nargs="+", type=int, default=sorted({1, cores}))
-    parser.add_argument("--num-envs", type=int, help="instead of the task's own number")
+    parser.add_argument("--num-envs", nargs="+", type=int, help="instead of the task's own number")
+    parser.add_argument("--kernels", nargs="+", choices=["xla", "pallas", "interpret"])
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
+    if args.kernels:
+        what = itertools.product(args.tasks, args.num_envs or SIZES, [cores], args.kernels)
+    else:
+        sizes = {task: args.num_envs or [NUM_ENVS[task]] for task in args.tasks}
+        what = ((task, n, k, "") for task in args.tasks for n in sizes[task] for k in args.cores)
     rows = []
-    for task in args.tasks:
-        for count in args.cores:
-            num_envs = args.num_envs or NUM_ENVS[task]
-            rows.append(in_own_process(task, num_envs, count, args.repeat))
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    for task, num_envs, count, kernel in what:
+        rows.append(in_own_process(task, num_envs, count, args.repeat, kernel))
+        print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(rows))
     if args.json:
         write_record(args.json, rows)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rpo.envs.base import clip_action
 from rpo.envs.locomotion import LocomotionEnv, LocomotionSettings, RobotState
 from rpo.envs.registry import make, names, settings_class
+from rpo.physics.substep import Kernel
 
 from .constants import constants_of_model, constants_of_recording
 from .coordinates import BaseKind, state_from_reference, state_to_reference
@@ -75,15 +76,21 @@ class Measurement:
 class Recording:
     """A file of reference data and the environment that replays it.
 
+    Args:
+        path: of the file.
+        dtype: precision of our side.
+        kernel: what runs our side (`StepSettings`).
+
     Raises:
         OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile: if it is no such file.
     """
 
-    def __init__(self, path: Path, dtype: type = np.float32) -> None:
+    def __init__(self, path: Path, dtype: type = np.float32, kernel: Kernel = "xla") -> None:
         with path.open("rb") as file, np.load(file) as data:
             self.data = {key: data[key] for key in data.files}
         self.name = path.stem
         self.dtype = dtype
+        self.kernel = kernel
         coordinates = int(self.data["model_joint_coord_count"])
         self.task = next(
             (t for t in names() if sum(_sizes(t)) == coordinates + self.num_actions), None
@@ -113,6 +120,7 @@ class Recording:
             self.task,
             substeps=int(self.data["sim_substeps"]),
             mass_matrix_interval=int(self.data["MM_caching_frequency"]),
+            kernel=self.kernel,
             **settings,
         )
         assert isinstance(env, LocomotionEnv)

@@ -7,7 +7,7 @@ import math
 from typing import Any, Literal, TypeAlias, get_args
 
 from rpo.envs.randomization import FIELDS, Randomization
-from rpo.physics.step import StepSettings
+from rpo.physics.substep import Kernel, StepSettings
 
 Inertia: TypeAlias = Literal["reference", "physical"]
 
@@ -51,6 +51,8 @@ class TaskSettings(RandomizedSettings):
     """Physics steps per action."""
     mass_matrix_interval: int = 16
     """The mass matrix is refreshed every so many substeps."""
+    kernel: Kernel = "xla"
+    """What runs a step: `xla`, anywhere; `pallas`: one GPU kernel; `interpret`: for its tests."""
     inertia: Inertia = "reference"
     """`reference`: inertias as in the published task; `physical`: true ones."""
     gravity: float = 9.81
@@ -85,6 +87,8 @@ class TaskSettings(RandomizedSettings):
             )
         if self.inertia not in get_args(Inertia):
             raise ValueError(f"inertia is {self.inertia!r}, must be 'reference' or 'physical'")
+        if self.kernel not in (kernels := get_args(Kernel)):
+            raise ValueError(f"kernel is {self.kernel!r}, must be one of {', '.join(kernels)}")
 
     @property
     def step_settings(self) -> StepSettings:
@@ -93,6 +97,7 @@ class TaskSettings(RandomizedSettings):
             control_dt=1 / self.control_frequency,
             substeps=self.substeps,
             mass_matrix_interval=self.mass_matrix_interval,
+            kernel=self.kernel,
         )
 
 

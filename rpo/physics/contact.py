@@ -41,7 +41,7 @@ def ground_wrench(group: Group, pose: Pose, velocity: Motion, origin_height: Sca
     result = NO_WRENCH
     for points in group.contacts:
         wrench = _points_wrench(points, pose, velocity, origin_height)
-        if group.size == 1:
+        if group.size == 1 and not group.apart:
             wrench = _sum_points(wrench)
         result = Wrench(vadd(result.angular, wrench.angular), vadd(result.linear, wrench.linear))
     return result

@@ -287,19 +287,19 @@ class Solver:
 
         @jax.custom_vjp
         def solve(varying: Entries, factor: Entries, forces: Forces) -> Forces:
-            return self._substitute({**constants, **factor}, forces)
+            return self.substitute({**constants, **factor}, forces)
 
         def forward(
             varying: Entries, factor: Entries, forces: Forces
         ) -> tuple[Forces, tuple[Entries, Forces]]:
-            x = self._substitute({**constants, **factor}, forces)
+            x = self.substitute({**constants, **factor}, forces)
             return x, (factor, x)
 
         def backward(
             residuals: tuple[Entries, Forces], cotangent: Forces
         ) -> tuple[Entries, None, Forces]:
             factor, x = residuals
-            y = self._substitute({**constants, **factor}, cotangent)
+            y = self.substitute({**constants, **factor}, cotangent)
             matrix = {
                 (k, i): neg(mul(y[k], x[k]))
                 if k == i
@@ -313,7 +313,8 @@ class Solver:
         acceleration: Forces = solve(varying, factor, forces)
         return acceleration
 
-    def _substitute(self, lower: Entries, forces: Forces) -> Forces:
+    def substitute(self, lower: Entries, forces: Forces) -> Forces:
+        """Accelerations from the factor, constants included; nothing here knows a derivative."""
         y = dict(forces)
         deferred: dict[Dof, dict[int, Scalar]] = {}
         for k in reversed(self.dofs):

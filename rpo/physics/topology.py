@@ -55,6 +55,7 @@ class Group:
         contacts: one entry per set of points that is computed as one array.
         inertia_rows: for each link the one of the group whose inertia enters the mass matrix; None
             for its own.
+        apart: whether it has one link and each of its contact points is a set of its own.
     """
 
     links: tuple[int, ...]
@@ -81,6 +82,7 @@ class Group:
     velocities: tuple[tuple[int, ...], ...]
     contacts: tuple[ContactPoints, ...]
     inertia_rows: tuple[int, ...] | None
+    apart: bool
 
     @property
     def size(self) -> int:
@@ -94,16 +96,22 @@ class Group:
 
 
 @lru_cache(maxsize=64)
-def groups_of(model: Model) -> tuple[Group, ...]:
-    """Groups of the model, parents first."""
+def groups_of(model: Model, apart: bool = False) -> tuple[Group, ...]:
+    """Groups of the model, parents first.
+
+    Args:
+        model: the robot.
+        apart: every link a group of its own, in the model's order, and every contact point an array
+            of its own: all constants are floats, and all arrays have one row.
+    """
     frames = joint_axis_frames(model)
-    partition = _partition(model)
-    group_of_link = {link: g for g, (links, _) in enumerate(partition) for link in links}
+    partition = [(k,) for k in range(model.num_links)] if apart else _partition(model)
+    group_of_link = {link: g for g, links in enumerate(partition) for link in links}
     groups: list[Group] = []
-    for links, _ in partition:
+    for links in partition:
         parent_link = int(model.parent[links[0]])
         parent = -1 if parent_link < 0 else group_of_link[parent_link]
-        groups.append(_group(model, frames, links, parent, groups))
+        groups.append(_group(model, frames, links, parent, groups, apart))
     return tuple(groups)
 
 
@@ -165,10 +173,10 @@ def _signatures(model: Model) -> list[Signature]:
     return signatures
 
 
-def _partition(model: Model) -> list[tuple[tuple[int, ...], Signature]]:
+def _partition(model: Model) -> list[tuple[int, ...]]:
     """Links by group, parents first; the parent of a group has one link or as many as the group."""
     signatures = _signatures(model)
-    result: list[tuple[tuple[int, ...], Signature]] = []
+    result: list[tuple[int, ...]] = []
     waiting: list[tuple[int, ...]] = [(-1,)]
     while waiting:
         parents = waiting.pop(0)
@@ -183,10 +191,10 @@ def _partition(model: Model) -> list[tuple[tuple[int, ...], Signature]]:
                 while len(rows) <= slot:
                     rows.append([])
                 rows[slot].append(int(link))
-        for signature, rows in slots.items():
+        for rows in slots.values():
             merged = [[link for row in rows for link in row]] if len(parents) == 1 else rows
             for links in merged:
-                result.append((tuple(links), signature))
+                result.append(tuple(links))
                 waiting.append(tuple(links))
     return result
 
@@ -196,7 +204,12 @@ def _vector(values: Floats) -> Vector:
 
 
 def _group(
-    model: Model, frames: list[Floats], links: tuple[int, ...], parent: int, above: list[Group]
+    model: Model,
+    frames: list[Floats],
+    links: tuple[int, ...],
+    parent: int,
+    above: list[Group],
+    apart: bool,
 ) -> Group:
     kind = model.joint_type[links[0]]
     outer = [np.eye(3) if model.parent[k] < 0 else frames[model.parent[k]] for k in links]
@@ -236,8 +249,9 @@ def _group(
         frictionloss_rate=constant(np.where(loss > 0, 1 / np.where(loss > 0, speed, 1.0), 0.0)),
         coordinates=q,
         velocities=v,
-        contacts=_contacts(model, frames, links),
+        contacts=_contacts(model, frames, links, apart),
         inertia_rows=_inertia_rows(model, links),
+        apart=apart,
     )
 
 
@@ -251,13 +265,13 @@ def _inertia_rows(model: Model, links: tuple[int, ...]) -> tuple[int, ...] | Non
 
 
 def _contacts(
-    model: Model, frames: list[Floats], links: tuple[int, ...]
+    model: Model, frames: list[Floats], links: tuple[int, ...], apart: bool
 ) -> tuple[ContactPoints, ...]:
     """Points of a lone link side by side in one array; of several links one array per slot."""
     slots = np.stack([np.flatnonzero(model.contact_link == link) for link in links])
     if slots.shape[1] == 0:
         return ()
-    sets = [slots[0]] if len(links) == 1 else list(slots.T)
+    sets = [slots[0]] if len(links) == 1 and not apart else list(slots.T)
     return tuple(
         ContactPoints(
             position=_vector(

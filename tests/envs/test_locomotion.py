@@ -62,6 +62,7 @@ def fingerprint(env: LocomotionEnv) -> list[np.ndarray]:
 
 CHANGED = {
     "inertia": "physical",
+    "kernel": "interpret",
     "substeps": 96,
     "mass_matrix_interval": 2,
     "episode_length": 10,
@@ -99,7 +100,7 @@ def test_the_step_uses_strength_model_and_integration_settings():
     following = jax.jit(env.dynamics)(state, action)
     np.testing.assert_allclose(following.q.T, expected[0], atol=1e-6)
     np.testing.assert_allclose(following.qd.T, expected[1], atol=1e-4)
-    assert dataclasses.astuple(env.settings.step_settings) == (1 / 50, 8, 2)
+    assert dataclasses.astuple(env.settings.step_settings) == (1 / 50, 8, 2, "xla")
 
 
 def test_equal_settings_share_one_robot():
@@ -314,6 +315,7 @@ def test_what_a_setting_says_no_robot_file_says_too(task):
         ("ant", {"substeps": 1.5}, "substeps is 1.5, must be a whole number"),
         ("ant", {"substeps": 8}, "mass_matrix_interval is 16, must divide substeps = 8"),
         ("ant", {"inertia": "other"}, "inertia is 'other', must be 'reference' or 'physical'"),
+        ("ant", {"kernel": "cuda"}, "kernel is 'cuda', must be one of xla, pallas, interpret"),
         ("ant", {"start_joints": (0.0,)}, "ant: start_joints and strengths must have 8 entries"),
         ("ant", {"contact_damping": -1}, "contact_damping is -1, must be at least 0"),
         ("hopper", {"pitch_scale": 0.0}, "pitch_scale is 0.0, must be positive"),
