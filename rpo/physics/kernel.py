@@ -28,6 +28,7 @@ from rpo.physics.topology import Group, groups_of
 
 BLOCK = 32
 """Environments of one program of the grid: one per lane of a warp."""
+
 _UNKNOWN_FACTORS = ("mass", "inertia", "friction", "gravity")
 
 
@@ -39,12 +40,11 @@ def control_step(
     joint_force: Array,
     factors: Factors = NOMINAL,
 ) -> tuple[Array, Array]:
-    """A_UNKNOWN_FACTORS = ("mass", "inertia", "friction", "gravity")
-    s `rpo.physics.step.control_step`, where `settings.kernel` is not `xla`.
+    """As `rpo.physics.step.control_step`, where `settings.kernel` is not `xla`.
 
-        Raises:
-            SettingsError: in one line, if there is no GPU, or the robot or what is randomised of it is
-                not for the kernel.
+    Raises:
+        SettingsError: in one line, if there is no GPU, or if the robot, or what is randomised of
+            it, is not for the kernel.
     """
     varied = [name for name in _UNKNOWN_FACTORS if getattr(factors, name) is not None]
     if varied:
