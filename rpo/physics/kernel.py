@@ -2,7 +2,7 @@
 
 One environment per lane, one block of environments per program of the grid (Pallas, lowered through
 Triton). Every link is a group of its own here, so that each number of the state is one array of
-shape (1, block): one register of each lane. The forward kernel writes down the state before every
+shape (block,): one register of each lane. The forward kernel writes down the state before every
 substep. The backward kernel goes through them in reverse and applies the transpose of one substep
 at a time, which it recomputes; the mass matrix is that of the interval's first state, and its
 derivative goes by `dynamics.Solver` as everywhere.
@@ -306,26 +306,26 @@ def _loop(count: int, body: Any, carry: Any) -> Any:
 
 
 def _load(ref: Any, rows: list[list[int]]) -> list[Components]:
-    """Components by group, each (1, block), from the rows of a reference."""
-    return [tuple(ref[row : row + 1, :] for row in group) for group in rows]
+    """Components by group, each (block,), from the rows of a reference."""
+    return [tuple(ref[row, :] for row in group) for group in rows]
 
 
 def _store(ref: Any, rows: list[list[int]], values: list[Components]) -> None:
     """Inverse of `_load`."""
     for group, components in zip(rows, values, strict=True):
         for row, component in zip(group, components, strict=True):
-            ref[row : row + 1, :] = component
+            ref[row, :] = component
 
 
 def _write_down(ref: Any, index: Any, state: State) -> None:
     for row, component in enumerate(jax.tree.leaves(state)):
-        ref[index, row : row + 1, :] = component
+        ref[index, row, :] = component
 
 
 def _read_back(ref: Any, index: Any, example: State) -> State:
     """State that `_write_down` wrote, in the structure of an example."""
     leaves, structure = jax.tree.flatten(example)
-    values = [ref[index, row : row + 1, :] for row in range(len(leaves))]
+    values = [ref[index, row, :] for row in range(len(leaves))]
     state: State = jax.tree.unflatten(structure, values)
     return state
 

@@ -101,7 +101,7 @@ def mass_matrix(
     poses = kinematics.link_poses(groups, state[0])
     matrix = dynamics.mass_matrix(groups, poses, kinematics.motion_subspaces(groups, poses))
     solver = dynamics.Solver(groups, matrix)
-    return solver, _broadcast(groups, solver.varying(matrix), state)
+    return solver, _broadcast(solver.varying(matrix), state)
 
 
 def substep(
@@ -151,15 +151,11 @@ def _at_link(group: Group, q: Components, qd: Components) -> Components:
     return (*vadd(qd[:3], cross(qd[3:], q[:3])), *qd[3:])
 
 
-def _broadcast(
-    groups: tuple[Group, ...], entries: dynamics.Entries, state: State
-) -> dynamics.Entries:
+def _broadcast(entries: dynamics.Entries, state: State) -> dynamics.Entries:
     """Give every entry its group's full shape, the one its cotangent will have."""
-    batch = state[1][0][0].shape[1]
+    shapes = [components[0].shape for components in state[1]]
     return {
-        (k, i): value
-        if value.shape == (groups[k[0]].size, batch)
-        else jnp.broadcast_to(value, (groups[k[0]].size, batch))
+        (k, i): value if value.shape == shapes[k[0]] else jnp.broadcast_to(value, shapes[k[0]])
         for (k, i), value in entries.items()
     }
 

@@ -102,7 +102,7 @@ def groups_of(model: Model, apart: bool = False) -> tuple[Group, ...]:
     Args:
         model: the robot.
         apart: every link a group of its own, in the model's order, and every contact point an array
-            of its own: all constants are floats, and all arrays have one row.
+            of its own: all constants are floats, and arrays need no axis of links.
     """
     frames = joint_axis_frames(model)
     partition = [(k,) for k in range(model.num_links)] if apart else _partition(model)
