@@ -15,7 +15,7 @@ from rpo.errors import SettingsError
 from rpo.runtime import Processes
 from rpo.training import Run
 from rpo.training.origin import settings_from
-from rpo.training.presets import preset_settings
+from rpo.training.presets import preset_selection, preset_settings
 from rpo.training.processes import join
 from rpo.training.settings import RunSettings, resolve, task_settings_class
 
@@ -139,7 +139,8 @@ def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]
     except ValueError as error:
         raise SettingsError(str(error)) from error
     task_settings = task_class() if task_class is not None else None
-    return _form(task, algorithm, preset, config, RunSettings(), task_settings)
+    run_settings = RunSettings(**preset_selection(algorithm, task, preset))
+    return _form(task, algorithm, preset, config, run_settings, task_settings)
 
 
 def _form(

@@ -14,8 +14,10 @@ import pytest
 from rich.console import Console
 
 from rpo import cli
+from rpo.train_command import _train_form
 from rpo.training import Run, TrainingError
 from rpo.training.logging import Best, PlainReporter, Status, TerminalReporter, duration
+from rpo.training.settings import resolve
 from tests.training.fakes import PENDULUM, TINY, as_flags
 
 
@@ -209,3 +211,16 @@ def test_the_best_return_needs_an_episode() -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (5, 125, 3725, float("nan"))] == ["0:05", "2:05", "1:02:05", "-"]
+
+
+@pytest.mark.parametrize("task", ["ant", "hopper"])
+def test_what_is_not_given_is_what_the_library_takes(task: str) -> None:
+    """Of the candidates, too: flags that nobody gave must not stand against the preset."""
+    _, default = _train_form(task, "rpo", "fast")
+    resolved = resolve(task)
+    alike = dataclasses.replace(resolved.run_settings, devices=None)
+    assert dataclasses.replace(default.run, candidates=default.run.candidates or 1) == alike
+    assert (default.method, vars(default.task_settings)) == (
+        resolved.config,
+        resolved.task_settings,
+    )
