@@ -15,6 +15,7 @@ import pytest
 
 import rpo.envs
 from rpo.envs.locomotion import LocomotionEnv, RobotState, steep_height_term
+from rpo.envs.randomization import FIELDS
 from rpo.physics.step import control_step
 
 TASKS = ("hopper", "ant", "anymal", "humanoid")
@@ -71,7 +72,7 @@ CHANGED = {
     "height_margin": 0.04,
     "height_bound": 0.02,
 }
-ACTS_IN_A_STEP = ("observe_last_action",)  # tested on its own
+ACTS_IN_A_STEP = ("observe_last_action", *FIELDS)  # tested on their own
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -309,7 +310,7 @@ def test_what_a_setting_says_no_robot_file_says_too(task):
             r"unknown task 'ants' \(did you mean ant\?\); known: hopper, ant, anymal, hum",
         ),
         ("ant", {"substep": 8}, r"unknown setting of ant 'substep' \(did you mean substeps\?\)"),
-        ("ant", {"pitch_scale": 1.0}, "unknown setting of ant 'pitch_scale'; known: episode_len"),
+        ("ant", {"pitch_scale": 1.0}, "unknown setting of ant 'pitch_scale'; known: mass_range"),
         ("ant", {"strength": -1.0}, "strength is -1.0, must be positive"),
         ("ant", {"strength": math.nan}, "strength is nan, must be a finite number"),
         ("ant", {"substeps": 1.5}, "substeps is 1.5, must be a whole number"),

@@ -24,7 +24,7 @@ from rpo.envs.randomization import FIELDS, OFF, scaled
 from rpo.physics.factors import Factors
 from rpo.training import SettingsError
 from rpo.training.settings import resolve
-from tests.marks import nightly
+from tests.marks import nightly, rest_nightly
 
 LENGTH = 6
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,7 +231,7 @@ def test_factors_reach_the_dynamics():
     np.testing.assert_allclose(after.physics["v"], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("latency", [1.0, 2.0, 1.25])
+@pytest.mark.parametrize("latency", rest_nightly([1.25, 1.0, 2.0]))
 def test_actions_act_late_by_as_many_steps(latency):
     """Whole latencies shift the response; in between, it is their mean. Before the first action
     zero acts."""
@@ -250,7 +250,7 @@ def test_actions_act_late_by_as_many_steps(latency):
     np.testing.assert_allclose(found.reward, wanted.reward - cost, atol=1e-5)
 
 
-@pytest.mark.parametrize("latency", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("latency", rest_nightly([2.5, 0.0, 1.0]))
 def test_gradients_are_shifted_by_the_latency(latency):
     """The last velocity's derivative by every action: zero for those that have not acted yet."""
     env = cart(latency_range=(latency, max(latency, 1.0)))
