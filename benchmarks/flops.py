@@ -48,7 +48,7 @@ def _of_equation(equation: Any) -> float:
         return _size(equation.outvars[0])
     if name in REDUCTIONS:
         return _size(equation.invars[0])
-    inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(parameters)]
+    inner = [_of_jaxpr(jaxpr) for jaxpr in inner_jaxprs(parameters)]
     if name == "scan":
         return parameters["length"] * sum(inner)
     if name == "cond":
@@ -71,7 +71,8 @@ def _size(variable: Any) -> float:
     return float(variable.aval.size) if is_float else 0.0
 
 
-def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
+def inner_jaxprs(parameters: dict[str, Any]) -> Iterator[Any]:
+    """The programs among an equation's parameters."""
     for value in parameters.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             jaxpr = getattr(item, "jaxpr", item)

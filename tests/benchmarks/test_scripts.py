@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import pallas
 from jax.sharding import Mesh, PartitionSpec
 
 from rpo.algorithms import make
@@ -54,6 +55,21 @@ product = 2 * 3 * 5 * 7
 )
 def test_counts_by_hand(function: Any, expected: float) -> None:
     assert count_flops(function, left, right) == expected
+
+
+def test_a_kernels_operations_are_counted_once_and_only_its_own() -> None:
+    module = load("kernel_size")
+
+    def kernel(x: Any, y: Any) -> None:
+        y[...] = lax.fori_loop(0, 9, lambda _, value: value * 2.0 + x[...], x[...])
+
+    def program(x: Any) -> Any:
+        out_shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return pallas.pallas_call(kernel, out_shape=out_shape, interpret=True)(jnp.exp(x))
+
+    (found,) = module.kernels(jax.make_jaxpr(jax.jit(program))(left).jaxpr)
+    names = [e.primitive.name for e in module.equations(found) if module.is_arithmetic(e)]
+    assert sorted(names) == ["add", "mul"]  # exp is outside, the loop's counter is whole
 
 
 def test_the_gradient_of_a_product_costs_two_more() -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,16 +16,15 @@ from jax.sharding import AxisType, PartitionSpec
 
 import rpo.envs
 from rpo import cli
-from rpo.envs import EnvSpec, EnvState, EpisodicEnv, Randomization, Transition
+from rpo.envs import EnvState, Randomization, Transition
 from rpo.envs.base import clip_action, select
 from rpo.envs.gradient_check import check_gradients
-from rpo.envs.randomization import FIELDS, OFF, scaled
-from rpo.physics.factors import Factors
+from rpo.envs.randomization import FIELDS, OFF
 from rpo.training import SettingsError
 from rpo.training.settings import resolve
+from tests.envs.carts import LENGTH, Cart, cart, leaves_equal, random_actions, run
 from tests.marks import nightly, rest_nightly
 
-LENGTH = 6
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = {
     "mass_range": (0.8, 1.2),
@@ -37,57 +35,6 @@ EVERYTHING = {
     "latency_range": (0.0, 2.0),
     "observation_noise": (0.02,),
 }
-
-
-class Cart(EpisodicEnv):
-    """Two masses that are pushed and fall: v' = v + dt (k a / m - g), x' = x + dt v'."""
-
-    factor_names = Factors._fields
-    spec: EnvSpec = eqx.field(
-        static=True,
-        default=EnvSpec(
-            "cart", observation_size=4, action_size=2, episode_length=LENGTH, control_dt=0.1
-        ),
-    )
-
-    @property
-    def num_bodies(self):
-        return 2
-
-    def initial_state(self, key):
-        x = jax.random.uniform(key, (2,))
-        return {"x": x, "v": jnp.zeros_like(x)}
-
-    def dynamics(self, state, action):
-        push = scaled(3.0 * action, self.factors.strength)
-        mass = scaled(jnp.ones_like(push), self.factors.mass)
-        gravity = scaled(jnp.ones(len(action), push.dtype), self.factors.gravity)
-        v = state["v"] + 0.1 * (push / mass - gravity[:, None])
-        return {"x": state["x"] + 0.1 * v, "v": v}
-
-    def observe(self, state):
-        return jnp.concatenate([state["x"], state["v"]], axis=1)
-
-    def reward(self, state, action, next_state):
-        return next_state["x"].sum(axis=1) - 0.1 * (action**2).sum(axis=1)
-
-
-def cart(**settings) -> Cart:
-    return Cart(randomization=Randomization(**settings))
-
-
-def run(env: EpisodicEnv, state: EnvState, actions: jax.Array) -> tuple[EnvState, Transition]:
-    """Steps through actions (steps, envs, A); transitions lead with the steps."""
-    return jax.jit(lambda s, a: lax.scan(env.step, s, a))(state, actions)
-
-
-def leaves_equal(first, second) -> bool:
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
-
-
-def random_actions(steps: int, envs: int, size: int = 2) -> jax.Array:
-    return jax.random.uniform(jax.random.key(8), (steps, envs, size), minval=-1.0, maxval=1.0)
 
 
 # Off
