@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -44,7 +43,7 @@ class SignedPermutation:
 
     def __call__(self, x: Float[Array, "*batch entries"]) -> Float[Array, "*batch entries"]:
         """Exchanges the entries of the last axis."""
-        return x[..., np.array(self.index)] * jnp.asarray(self.sign, x.dtype)
+        return x[..., np.array(self.index)] * np.array(self.sign)
 
     def unsigned(self) -> SignedPermutation:
         """The same without signs: how figures that have no direction are exchanged."""

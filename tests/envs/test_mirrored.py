@@ -1,6 +1,7 @@
 """Tasks that do not change when left and right are exchanged."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -81,3 +82,12 @@ def test_a_mirror_of_another_size_is_refused():
     small = SignedPermutation((0, 1), (1, 1))
     with pytest.raises(ValueError, match="mirror of actions must have 8 entries"):
         dataclasses.replace(spec, mirror=Mirror(spec.mirror.observation, small))
+
+
+def test_the_example_of_the_page_says_what_it_prints(capsys):
+    page = Path(__file__).parents[2] / "docs" / "algorithms" / "symmetry.md"
+    code = page.read_text().split("```python\n")[1].split("```")[0]
+    exec(code, {"np": np})
+    said = code.split("#")[-1].strip()
+    printed = capsys.readouterr().out.strip(" []\n").split()
+    assert [float(x) for x in printed] == pytest.approx([float(x) for x in said.split(",")])
