@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Array, Float
+from jax import Array
+
+Numbers = TypeVar("Numbers", Array, np.ndarray[Any, Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +44,10 @@ class SignedPermutation:
         shifted = tuple(k + len(self) for k in other.index)
         return SignedPermutation(self.index + shifted, self.sign + other.sign)
 
-    def __call__(self, x: Float[Array, "*batch entries"]) -> Float[Array, "*batch entries"]:
-        """Exchanges the entries of the last axis."""
-        return x[..., np.array(self.index)] * np.array(self.sign)
+    def __call__(self, x: Numbers) -> Numbers:
+        """Exchanges the entries of the last axis, of an array of JAX or NumPy."""
+        exchanged: Numbers = x[..., np.array(self.index)] * np.array(self.sign)
+        return exchanged
 
     def unsigned(self) -> SignedPermutation:
         """The same without signs: how figures that have no direction are exchanged."""

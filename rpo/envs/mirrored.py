@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
+import mujoco
 import numpy as np
 
 from rpo.mirror import SignedPermutation
@@ -11,6 +15,11 @@ from rpo.physics.topology import quaternion_matrix
 
 TOLERANCE = 1e-5
 """Relative to the robot's size: how far joints may be from where a mirror would have them."""
+
+SITUATIONS = 4
+"""Random states in which a robot and its mirror image are compared."""
+NUDGE = 0.03
+"""Standard deviation of their coordinates about the start."""
 
 
 def mirrored_joints(model: Model) -> SignedPermutation | None:
@@ -86,3 +95,70 @@ def _alike(model: Model, joint: int, other: int, sign: int) -> bool:
     pairs += [(model.mass[joint], model.mass[other])]
     pairs += [(model.spring_target[a], sign * model.spring_target[b])]
     return np.allclose(range_a, mirrored) and all(np.isclose(x, y) for x, y in pairs)
+
+
+def mirrored_actions(forces: Floats, joints: SignedPermutation) -> SignedPermutation | None:
+    """How the mirror exchanges actions.
+
+    Args:
+        forces: what each action of one does to the joints (joints, actions).
+        joints: how it exchanges the joints.
+
+    Returns:
+        None if some action has no image.
+    """
+    images = joints(forces.T)  # what the mirrored actions do
+    index, sign = [], []
+    for image in images:
+        found = [
+            (k, s) for k, own in enumerate(forces.T) for s in (1, -1) if np.allclose(own, s * image)
+        ]
+        if len(found) != 1:
+            return None
+        index.append(found[0][0])
+        sign.append(found[0][1])
+    try:
+        return SignedPermutation(tuple(index), tuple(sign))
+    except ValueError:
+        return None
+
+
+def moves_alike(
+    compiled: mujoco.MjModel,
+    start: Floats,
+    joints: SignedPermutation,
+    actions: SignedPermutation,
+    control: Callable[[Floats], Floats],
+) -> bool:
+    """Whether MuJoCo accelerates a robot and its mirror image alike, with contact and motors.
+
+    Args:
+        compiled: the robot, with a free root and hinges or slides.
+        start: a pose in which it touches what it stands on (nq,).
+        joints: how the mirror exchanges its joints.
+        actions: how it exchanges its actions.
+        control: from actions in [-1, 1] to MuJoCo's controls; not called if it has no actuators.
+    """
+    model = copy.copy(compiled)
+    model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC  # a pyramid has edges, which have no image
+    model.opt.tolerance, model.opt.iterations = 1e-12, 500
+    vector, turn = np.array([1, -1, 1]), np.array([-1, 1, -1])
+    here, there = mujoco.MjData(model), mujoco.MjData(model)
+    random = np.random.default_rng(0)
+    for _ in range(SITUATIONS):
+        q = start + NUDGE * random.normal(size=model.nq)
+        q[3:7] /= np.linalg.norm(q[3:7])
+        v = random.normal(size=model.nv)
+        here.qpos, here.qvel = q, v
+        there.qpos = np.r_[q[:3] * vector, q[3], q[4:7] * turn, joints(q[7:])]
+        there.qvel = np.r_[v[:3] * vector, v[3:6] * turn, joints(v[6:])]
+        if model.nu:
+            action = random.uniform(-1, 1, model.nu)
+            here.ctrl, there.ctrl = control(action), control(actions(action))
+        for data in (here, there):
+            mujoco.mj_forward(model, data)
+        a, b = here.qacc, there.qacc
+        image = np.r_[a[:3] * vector, a[3:6] * turn, joints(a[6:])]
+        if not np.allclose(image, b, atol=1e-5 * np.abs(a).max()):
+            return False
+    return True

@@ -11,8 +11,10 @@ import pytest
 from rpo.envs import make
 from rpo.envs.locomotion import RobotState
 from rpo.envs.mirrored import mirrored_joints
+from rpo.envs.robot_file import RobotFile
+from rpo.envs.robot_file import RobotState as DescribedState
 from rpo.mirror import Mirror, SignedPermutation
-from tests.marks import rest_nightly
+from tests.marks import nightly, rest_nightly
 
 
 def image(state: RobotState, joints: SignedPermutation) -> RobotState:
@@ -91,3 +93,49 @@ def test_the_example_of_the_page_says_what_it_prints(capsys):
     said = code.split("#")[-1].strip()
     printed = capsys.readouterr().out.strip(" []\n").split()
     assert [float(x) for x in printed] == pytest.approx([float(x) for x in said.split(",")])
+
+
+def quadruped(tmp_path, **changes) -> str:
+    """Two legs ahead and two behind, of which one can be made different."""
+    legs = ""
+    for x, y, name in ((1, 1, "a"), (1, -1, "b"), (-1, 1, "c"), (-1, -1, "d")):
+        legs += f"""<body pos="{0.2 * x} {0.1 * y} 0">
+          <joint name="{name}" axis="0 1 0" range="-1 1"/><geom type="capsule" fromto="0 0 0 0 0 -0.3" size="{changes.get(name, 0.03)}"/></body>"""
+    gears = {name: changes.get(f"gear_{name}", 20) for name in "dcba"}
+    motors = "".join(
+        f'<motor joint="{name}" gear="{gear}" ctrlrange="-1 1"/>' for name, gear in gears.items()
+    )
+    path = tmp_path / "robot.xml"
+    path.write_text(
+        f"""<mujoco><compiler angle="radian"/><worldbody><geom type="plane" size="9 9 1"/>
+        <body pos="0 0 0.33"><freejoint/><geom type="box" size="0.25 0.1 0.05"/>{legs}</body>
+        </worldbody><actuator>{motors}</actuator></mujoco>"""
+    )
+    return str(path)
+
+
+def test_a_described_robot_with_equal_halves_has_a_mirror(tmp_path):
+    env = RobotFile(quadruped(tmp_path))
+    mirror = env.spec.mirror
+    assert mirror.action == SignedPermutation((1, 0, 3, 2), (1, 1, 1, 1))
+    assert mirror.observation.index[13:17] == (14, 13, 16, 15)
+    assert RobotFile(quadruped(tmp_path, a=0.05)).spec.mirror is None
+    assert RobotFile(quadruped(tmp_path, gear_c=10)).spec.mirror is None
+
+
+@nightly
+def test_a_described_robot_moves_like_its_mirror_image(tmp_path):
+    with jax.enable_x64(True):
+        env = RobotFile(quadruped(tmp_path))
+        mirror, joints = env.spec.mirror, SignedPermutation((1, 0, 3, 2), (1, 1, 1, 1))
+        state = env.initial_state(jax.random.key(0))
+        state = RobotState(state.q[None], state.qd[None], jnp.zeros((1, 4)))
+        other = image(state, joints)
+        step = jax.jit(env.dynamics)
+        state, other = (DescribedState(x.q, x.qd) for x in (state, other))
+        for key in jax.random.split(jax.random.key(1), 20):
+            action = jax.random.uniform(key, (1, 4), float, -1, 1)
+            state, other = step(state, action), step(other, mirror.action(action))
+        seen = env.observe(state)
+        np.testing.assert_allclose(env.observe(other), mirror.observation(seen), atol=1e-9)
+        assert np.abs(np.asarray(mirror.observation(seen) - seen)).max() > 1e-3
