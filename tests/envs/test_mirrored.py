@@ -100,7 +100,8 @@ def quadruped(tmp_path, **changes) -> str:
     legs = ""
     for x, y, name in ((1, 1, "a"), (1, -1, "b"), (-1, 1, "c"), (-1, -1, "d")):
         legs += f"""<body pos="{0.2 * x} {0.1 * y} 0">
-          <joint name="{name}" axis="0 1 0" range="-1 1"/><geom type="capsule" fromto="0 0 0 0 0 -0.3" size="{changes.get(name, 0.03)}"/></body>"""
+          <joint name="{name}" axis="0 1 0" range="-1 1"/>
+          <geom type="capsule" fromto="0 0 0 0 0 -0.3" size="{changes.get(name, 0.03)}"/></body>"""
     gears = {name: changes.get(f"gear_{name}", 20) for name in "dcba"}
     motors = "".join(
         f'<motor joint="{name}" gear="{gear}" ctrlrange="-1 1"/>' for name, gear in gears.items()
