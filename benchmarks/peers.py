@@ -11,7 +11,8 @@ left out, in a line that says so.
     python benchmarks/peers.py [--robots ant humanoid] [--output results/peers]
 
 The output directory gets `peers.json`, with machine and versions, and the table `peers.md`, both
-anew after every measurement.
+anew after every measurement. What they hold of other configurations, from earlier commands on the
+same machine, stays.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import importlib
 import itertools
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,8 @@ from engines import PEERS
 from record import markdown, write_record
 
 ROBOTS = ("ant", "humanoid")
+FINITE = 0.95
+"""Share of environments that must be finite at the end, lest nothing is said of the simulator."""
 INSTALL = "pip install 'rpo-jax[peers]'"
 
 
@@ -60,11 +65,16 @@ def measure(name: str, robot_name: str, num_envs: int, cores: int, repeat: int, 
     few = min(num_envs, PEERS[name].gradient_envs or num_envs)
     module = importlib.import_module(f"engines.{PEERS[name].module}")
     simulation = module.build(name, robot, num_envs, few, cores)
-    height, _ = (np.asarray(values) for values in simulation.forward())
+    height = np.asarray(simulation.forward()[0])
     row: dict[str, Any] = {"ready_s": round(time.perf_counter() - began, 1)}
-    if not (np.isfinite(height).all() and 0 < height.mean() < 1 + robot.env.settings.start_height):
+    finite = np.isfinite(height)
+    if finite.mean() < FINITE:
+        sys.exit(f"after {2 * STEPS} steps {finite.mean():.0%} of the states are finite")
+    height = height[finite]
+    if not -1 < height.mean() < 1 + robot.env.settings.start_height:
         sys.exit(f"after {2 * STEPS} steps the torsos' mean height is {height.mean():.3g} m")
     row |= {
+        "finite": float(finite.mean()),
         "cores": simulation.cores,
         "timestep_ms": round(1e3 * simulation.timestep, 3),
         "substeps": simulation.substeps,
@@ -112,7 +122,9 @@ def in_own_process(
     row = {"simulator": name, "robot": robot, "device": device, "num_envs": num_envs}
     if missing := peer.missing():
         return row | {"skipped": f"{', '.join(missing)} not installed: {INSTALL}"}
-    row |= {"versions": peer.versions()} | ({"fusion": fusion} if peer.module == "in_jax" else {})
+    row |= {"date": str(date.today()), "versions": peer.versions()} | (
+        {"fusion": fusion} if peer.module == "in_jax" else {}
+    )
     numbers = [str(x) for x in (num_envs, options.cores, options.repeat, options.seconds)]
     try:
         result = subprocess.run(
@@ -160,15 +172,46 @@ def has_gpu() -> bool:
     return found.returncode == 0 and "GPU" in found.stdout
 
 
+def configuration(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is a measurement of, apart from how it was compiled."""
+    return row["simulator"], row["robot"], row["device"], row["num_envs"]
+
+
+def kept(path: Path, new: list[dict[str, Any]], machine: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows of a file that no new one replaces.
+
+    Raises:
+        SystemExit: if they were measured on another machine.
+    """
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    if any(record.get(key) != machine[key] for key in machine):
+        sys.exit(f"{path} has figures of another machine: choose another --output")
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return *configuration(row), row.get("fusion")
+
+    replaced = {key(row) for row in new}
+    return [row for row in record["rows"] if key(row) not in replaced]
+
+
+def machine() -> dict[str, str]:
+    """Processor and GPU, as the system names them."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    found = {"processor": names[0] if names else platform.processor(), "gpu": "none"}
+    if has_gpu():
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        found["gpu"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    return found
+
+
 def best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for each configuration; where a simulator was compiled two ways, the faster figures.
 
     Rows that have a figure come before those that failed.
     """
-
-    def configuration(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["simulator"], row["robot"], row["device"], row["num_envs"]
-
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(configuration(row), []).append(row)
@@ -193,7 +236,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     rows = best(rows)
     parts = [markdown(TITLES, [_cells(row) for row in rows if "forward_ms" in row])]
     for row in rows:
-        if reason := row.get("skipped") or row.get("failed"):
+        reason = row.get("skipped") or row.get("failed")
+        if reason and "gradient_ms" not in row:
             what = "forward + backward: " * ("forward_ms" in row)
             where = f"{row['robot']}, {row['num_envs']} environments"
             parts.append(f"{PEERS[row['simulator']].label}, {where}: {what}{reason}")
@@ -204,12 +248,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     derivative = f"{row['gradient_steps_per_s']:,}" if "gradient_ms" in row else "none"
     if row.get("gradient_finite", 1) < 1:
         derivative += f" ({row['gradient_finite']:.0%} finite)"
+    height = f"{row['height_m']:.2f}" + f" ({row['finite']:.0%} finite)" * (row["finite"] < 1)
     where = "GPU" if row["device"] == "gpu" else f"{row['cores']} core" + "s" * (row["cores"] > 1)
     return [
         *(row["robot"], PEERS[row["simulator"]].label, where, f"{row['num_envs']:,}"),
         *(f"{row['substeps']} of {row['timestep_ms']:.2f} ms", str(row["bits"])),
         *(f"{row['forward_steps_per_s']:,}", f"{row['forward_seconds_per_s']:,.0f}", derivative),
-        *(str(row["ready_s"]), str(row.get("gradient_ready_s", "")), f"{row['height_m']:.2f}"),
+        *(str(row["ready_s"]), str(row.get("gradient_ready_s", "")), height),
     ]
 
 
@@ -242,6 +287,8 @@ def parse() -> argparse.Namespace:
     options.cores = min(options.cores, cores)
     if options.device == "auto":
         options.device = "gpu" if has_gpu() else "cpu"
+    if uneven := [n for n in options.num_envs if n % options.cores]:
+        parser.error(f"--num-envs {uneven[0]} must be a multiple of the {options.cores} cores")
     return options
 
 
@@ -267,6 +314,15 @@ def plan(options: argparse.Namespace) -> list[tuple[str, str, int, bool]]:
     ]
 
 
+def write(directory: Path, rows: list[dict[str, Any]], facts: dict[str, str]) -> None:
+    """The record and its table, with what an earlier command measured besides."""
+    path = directory / "peers.json"
+    every = kept(path, rows, facts) + rows
+    every.sort(key=lambda row: (row["robot"], row["num_envs"], list(PEERS).index(row["simulator"])))
+    write_record(path, every, **facts)
+    (directory / "peers.md").write_text(table(every) + "\n")
+
+
 def main() -> None:
     """Parse, measure, print, write."""
     if sys.argv[1:2] == ["--worker"]:
@@ -276,13 +332,15 @@ def main() -> None:
         return
     options = parse()
     rows: list[dict[str, Any]] = []
+    facts = machine()
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        kept(options.output / "peers.json", rows, facts)
     for what in plan(options):
         rows.append(in_own_process(*what, options))
         print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
         if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            write_record(options.output / "peers.json", rows)
-            (options.output / "peers.md").write_text(table(rows) + "\n")
+            write(options.output, rows, facts)
     print(table(rows))
     if any("failed" in row for row in rows):
         sys.exit(1)

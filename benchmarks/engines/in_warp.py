@@ -15,7 +15,6 @@ from engines.robots import STEPS, Robot, Simulation, potential_contacts, random_
 
 def build(name: str, robot: Robot, num_envs: int, gradient_envs: int, cores: int) -> Simulation:
     """On the GPU if Warp sees one, which `CUDA_VISIBLE_DEVICES` can prevent."""
-    wp.config.quiet = True
     wp.init()
     make = {"mujoco-warp": _mujoco_warp, "newton": _newton}[name]
     return make(robot, num_envs, gradient_envs)

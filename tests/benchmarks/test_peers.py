@@ -33,6 +33,7 @@ MEASURED = {
     "substeps": 16,
     "bits": 32,
     "height_m": 0.5,
+    "finite": 1.0,
     "forward_ms": 1.0,
     "forward_steps_per_s": 4096,
     "forward_seconds_per_s": 68.3,
@@ -66,6 +67,7 @@ def workers(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[Any]:
 
     monkeypatch.setattr(peers.subprocess, "run", run)
     monkeypatch.setattr(peers, "has_gpu", lambda: False)
+    monkeypatch.setattr(peers.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     return calls
 
 
@@ -146,6 +148,32 @@ def test_derivatives_that_are_not_numbers_are_told() -> None:
     assert len({line.count("|") for line in lines.splitlines()}) == 1
 
 
+def test_figures_of_other_configurations_stay_unless_from_another_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed(monkeypatch)
+    rates = iter([100, 200, 300])
+
+    def answer(command: list[str], options: Any) -> Any:
+        stdout = json.dumps(MEASURED | {"forward_steps_per_s": next(rates)})
+        return SimpleNamespace(stdout=stdout, stderr="", returncode=0)
+
+    calls = workers(monkeypatch, answer)
+    rest = ("--simulators", "mujoco", "--output", str(tmp_path), "--robots")
+    for robot in ("humanoid", "ant", "ant"):
+        command(monkeypatch, *rest, robot)
+    record = json.loads((tmp_path / "peers.json").read_text())
+    found = [(row["robot"], row["forward_steps_per_s"]) for row in record["rows"]]
+    assert found == [("ant", 300), ("humanoid", 100)]
+    assert len((tmp_path / "peers.md").read_text().splitlines()) == 2 + 2
+
+    monkeypatch.setattr(peers, "machine", lambda: {"processor": "another", "gpu": "none"})
+    with pytest.raises(SystemExit, match="has figures of another machine"):
+        command(monkeypatch, *rest, "ant")
+    assert len(calls) == 3
+    assert json.loads((tmp_path / "peers.json").read_text()) == record
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -153,6 +181,10 @@ def test_derivatives_that_are_not_numbers_are_told() -> None:
         (["--cores", "1.5"], "'1.5' must be a positive whole number"),
         (["--simulators", "bullet"], "invalid choice: 'bullet'"),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (
+            ["--num-envs", "4", "7", "--cores", "2"],
+            "--num-envs 7 must be a multiple of the 2 cores",
+        ),
     ],
 )
 def test_mistakes_are_refused(
@@ -161,6 +193,7 @@ def test_mistakes_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    workers(monkeypatch, lambda *_: None)
     with pytest.raises(SystemExit, match="2"):
         command(monkeypatch, *words)
     assert message in capsys.readouterr().err.splitlines()[-1]
