@@ -275,9 +275,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--fusion",
         choices=["on", "off", "both"],
-        default="both",
-        help="XLA's fusion of several outputs, which ours needs on a CPU, for MJX and Brax; "
-        "both: the faster counts",
+        default="off",
+        help="XLA's fusion of several outputs, which ours needs on a CPU, for MJX and Brax "
+        "as well; XLA aborts on some of their programs then; both: the faster counts",
     )
     parser.add_argument("--repeat", type=_positive, default=7, help="rollouts; the fastest counts")
     parser.add_argument("--seconds", type=float, default=5, help="no rollout begins after so long")

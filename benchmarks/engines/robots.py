@@ -82,15 +82,16 @@ class Robot:
     def starts(
         self, num_envs: int
     ) -> tuple[Float[np.ndarray, "envs nq"], Float[np.ndarray, "envs nv"]]:
-        """Coordinates and velocities in the standing pose, joints at random; the root rests."""
-        draws, settings = np.random.default_rng(1), self.env.settings
-        joints = self.env.spec.action_size
+        """In the standing pose, the root at rest, joints and their velocities at random.
+
+        An environment's do not depend on how many there are.
+        """
+        settings, joints = self.env.settings, self.env.spec.action_size
+        draws = np.random.default_rng(1).uniform(-1, 1, (num_envs, 2, joints))
         q, qd = np.tile(self.model.qpos0, (num_envs, 1)), np.zeros((num_envs, self.model.nv))
         q[:, 2] = settings.start_height
-        q[:, 7:] = settings.start_joints + settings.start_joint_range * draws.uniform(
-            -1, 1, (num_envs, joints)
-        )
-        qd[:, 6:] = settings.start_velocity_range * draws.uniform(-1, 1, (num_envs, joints))
+        q[:, 7:] = settings.start_joints + settings.start_joint_range * draws[:, 0]
+        qd[:, 6:] = settings.start_velocity_range * draws[:, 1]
         return q, qd
 
 

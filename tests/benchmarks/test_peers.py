@@ -132,11 +132,14 @@ def test_jax_simulators_are_compiled_both_ways_and_the_faster_counts(
         return SimpleNamespace(stdout=json.dumps(figures), stderr="", returncode=0)
 
     calls = workers(monkeypatch, answer)
-    command(monkeypatch, "--robots", "ant", "--simulators", "rpo", "mjx", "--cores", "1")
+    words = ["--robots", "ant", "--simulators", "rpo", "mjx", "--cores", "1"]
+    command(monkeypatch, *words, "--fusion", "both")
     assert [call[0][3] for call in calls] == ["rpo", "mjx", "mjx"]
     ours, mjx = capsys.readouterr().out.splitlines()[2:]
     assert "| 5,000 |" in ours and "| 600 |" in ours
     assert "| 5,000 |" in mjx and "| 700 |" in mjx
+    command(monkeypatch, *words)
+    assert [call[1]["RPO_FUSION"] for call in calls[3:]] == ["1", "0"]
 
 
 def test_derivatives_that_are_not_numbers_are_told() -> None:
