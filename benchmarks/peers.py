@@ -62,7 +62,8 @@ def measure(name: str, robot_name: str, num_envs: int, cores: int, repeat: int, 
     from engines.robots import STEPS, Robot
 
     robot, began = Robot(robot_name), time.perf_counter()
-    few = min(num_envs, PEERS[name].gradient_envs or num_envs)
+    on_gpu = os.environ.get("JAX_PLATFORMS") == "cuda"
+    few = min(num_envs, (not on_gpu and PEERS[name].gradient_envs) or num_envs)
     module = importlib.import_module(f"engines.{PEERS[name].module}")
     simulation = module.build(name, robot, num_envs, few, cores)
     height = np.asarray(simulation.forward()[0])

@@ -90,7 +90,7 @@ def test_a_peer_that_is_not_installed_is_named_and_left_out(
     line = "MuJoCo Warp, ant, 128 environments: mujoco-warp not installed: " + peers.INSTALL
     assert line in capsys.readouterr().out.splitlines()
     assert len(calls) == 1
-    left_out, measured = json.loads((tmp_path / "new" / "peers.json").read_text())["rows"]
+    measured, left_out = json.loads((tmp_path / "new" / "peers.json").read_text())["rows"]
     assert "forward_ms" not in left_out and measured["forward_ms"] == 1.0
     assert line in (tmp_path / "new" / "peers.md").read_text()
 
@@ -270,6 +270,31 @@ def test_the_c_engine_is_built_for_a_batch(ant: Any) -> None:
     found = simulation.gradient()
     assert found.shape == (robots.STEPS, 2, ant.model.nu)
     assert np.isfinite(found).all() and abs(found).max() > 1e-4
+
+
+def test_a_measurement_says_what_it_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, both = (dict(row) for row in peers.measure("mujoco", "ant", 4, 2, 1, 1.0))
+    assert "gradient_ms" not in forward
+    assert both["finite"] == both["gradient_finite"] == 1
+    assert both["forward_ms"] > 0
+    rate = 4 * robots.STEPS / both["forward_ms"] * 1e3
+    assert both["forward_steps_per_s"] == pytest.approx(rate, rel=0.01)
+    assert both["forward_seconds_per_s"] == pytest.approx(rate / 60, rel=0.02)
+    assert both["gradient_steps_per_s"] < both["forward_steps_per_s"]
+
+    diverged = SimpleNamespace(forward=lambda: (np.array([0.4, np.nan]), None))
+    monkeypatch.setattr(in_c, "build", lambda *_: diverged)
+    with pytest.raises(SystemExit, match="after 64 steps 50% of the states are finite"):
+        list(peers.measure("mujoco", "ant", 2, 1, 1, 1.0))
+
+
+def test_ours_starts_where_the_others_do_and_steps(ant: Any) -> None:
+    timestep, substeps, state, step, position = in_jax._ours(ant, 2)
+    assert timestep * substeps == pytest.approx(ant.control_dt)
+    np.testing.assert_allclose(state.q, ant.starts(2)[0], rtol=1e-6)
+    np.testing.assert_allclose(position(state)[0], ant.env.settings.start_height, rtol=1e-6)
+    after = jax.eval_shape(step, state, jnp.zeros((2, 8)))
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
 
 
 @pytest.mark.parametrize("block", [1, 2, 4])
