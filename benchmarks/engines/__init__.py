@@ -49,6 +49,7 @@ PEERS = {
     "brax-spring": Peer("Brax, spring", "in_jax", ("brax", "jax")),
     "brax-positional": Peer("Brax, positional", "in_jax", ("brax", "jax")),
     "brax-generalized": Peer("Brax, generalized", "in_jax", ("brax", "jax")),
+    "brax-mjx": Peer("Brax, mjx", "in_jax", ("brax", "mujoco-mjx", "jax")),
     "mujoco-warp": Peer("MuJoCo Warp", "in_warp", ("mujoco-warp", "mujoco", "warp-lang")),
     "newton": Peer("Newton, Featherstone", "in_warp", ("newton", "warp-lang"), gradient_envs=8),
 }

@@ -102,9 +102,13 @@ class _Newton:
         builder.replicate(one, num_envs)
         self.model = builder.finalize(requires_grad=requires_grad)
         self.substeps, self.dt = settings.substeps, robot.control_dt / settings.substeps
-        self.solver = newton.solvers.SolverFeatherstone(
-            self.model, update_mass_matrix_interval=settings.mass_matrix_interval
-        )
+        # A solver keeps its mass matrix in one place, where the tape would find the latest one.
+        self.solvers = [
+            newton.solvers.SolverFeatherstone(
+                self.model, update_mass_matrix_interval=settings.mass_matrix_interval
+            )
+            for _ in range(STEPS if requires_grad else 1)
+        ]
         pipeline = newton.CollisionPipeline(self.model)
         number = STEPS * self.substeps + 1 if requires_grad else 2
         self.states = [self.model.state() for _ in range(number)]
@@ -133,14 +137,15 @@ class _Newton:
             state, following = states[k % len(states)], states[(k + 1) % len(states)]
             step = k // self.substeps
             contacts = self.contacts[step % len(self.contacts)]
+            advance = self.solvers[step % len(self.solvers)].step
             state.clear_forces()
             if k % self.substeps == 0:
                 self.collide(state, contacts)
             if tape is None:
-                self.solver.step(state, following, self.controls[step], contacts, self.dt)
+                advance(state, following, self.controls[step], contacts, self.dt)
             else:
                 with tape:
-                    self.solver.step(state, following, self.controls[step], contacts, self.dt)
+                    advance(state, following, self.controls[step], contacts, self.dt)
         return following
 
     def begin_at_end(self) -> None:
@@ -162,9 +167,9 @@ class _Newton:
         seed = np.zeros((self.num_envs, last.joint_q.size // self.num_envs), np.float32)
         seed[:, 0] = 1
         tape.backward(grads={last.joint_q: wp.array(seed.ravel(), dtype=float)})
-        found = [control.joint_f.grad.numpy() for control in self.controls]
-        tape.zero()
-        return np.stack(found).reshape(STEPS, self.num_envs, -1)[:, :, 6:] * self.strength
+        found = np.stack([control.joint_f.grad.numpy() for control in self.controls])
+        tape.zero()  # not before they are copied: on a CPU numpy() is Warp's own memory
+        return found.reshape(STEPS, self.num_envs, -1)[:, :, 6:] * self.strength
 
 
 def _newton(robot: Robot, num_envs: int, gradient_envs: int) -> Simulation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -281,6 +282,15 @@ def test_a_measurement_says_what_it_timed(monkeypatch: pytest.MonkeyPatch) -> No
     assert both["forward_steps_per_s"] == pytest.approx(rate, rel=0.01)
     assert both["forward_seconds_per_s"] == pytest.approx(rate / 60, rel=0.02)
     assert both["gradient_steps_per_s"] < both["forward_steps_per_s"]
+
+    real = in_c.build
+
+    def flat(*given: Any) -> Any:
+        return dataclasses.replace(real(*given), gradient=lambda: np.zeros((32, 2, 8)))
+
+    monkeypatch.setattr(in_c, "build", flat)
+    with pytest.raises(SystemExit, match="derivative is zero"):
+        list(peers.measure("mujoco", "ant", 2, 1, 1, 1.0))
 
     diverged = SimpleNamespace(forward=lambda: (np.array([0.4, np.nan]), None))
     monkeypatch.setattr(in_c, "build", lambda *_: diverged)
