@@ -127,8 +127,7 @@ def _mjx(robot: Robot, num_envs: int):
     model = mjx.put_model(robot.model, impl="jax")
 
     def begin(q, qd):
-        data = mjx.make_data(robot.model, impl="jax").replace(qpos=q, qvel=qd)
-        return mjx.forward(model, data)
+        return mjx.make_data(robot.model, impl="jax").replace(qpos=q, qvel=qd)
 
     def step(data, action):
         data = data.replace(ctrl=action)

@@ -21,8 +21,7 @@ def build(name: str, robot: Robot, num_envs: int, gradient_envs: int, cores: int
 
 
 def _recorded(run: Any) -> Any:
-    """`run` as a function that waits for its end; on a GPU, as a graph."""
-    run()
+    """`run`, which has run before; on a GPU as a graph, to the end of which is waited."""
     if not wp.get_device().is_cuda:
         return run
     with wp.ScopedCapture() as capture:
