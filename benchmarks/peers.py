@@ -98,12 +98,15 @@ def measure(name: str, robot_name: str, num_envs: int, cores: int, repeat: int, 
         began = time.perf_counter()
         found = np.asarray(simulation.gradient())
         row["gradient_ready_s"] = round(time.perf_counter() - began, 1)
+        envs = simulation.gradient_envs
+        if found.shape[:2] != (envs, STEPS):
+            raise ValueError(f"the derivative has shape {found.shape}")
         if not found.any():
             sys.exit("the derivative is zero everywhere")
-        row["gradient_finite"] = float(np.isfinite(found).all(axis=(0, 2)).mean())
+        row["gradient_finite"] = float(np.isfinite(found).all(axis=(1, 2)).mean())
         row["gradient_size_m"] = float(f"{np.abs(found[np.isfinite(found)]).mean():.3g}")
-        row |= {"gradient_envs": found.shape[1], "derivative": simulation.derivative}
-        row |= timed("gradient", simulation.gradient, found.shape[1])
+        row |= {"gradient_envs": envs, "derivative": simulation.derivative}
+        row |= timed("gradient", simulation.gradient, envs)
         yield row
 
 

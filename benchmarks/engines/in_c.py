@@ -44,8 +44,7 @@ def build(name: str, robot: Robot, num_envs: int, gradient_envs: int, cores: int
             for data, share in zip(workers, shares, strict=True)
         ]
         by_control = np.concatenate([job.result() for job in jobs])
-        per_action = by_control.reshape(gradient_envs, STEPS, robot.substeps, model.nu).sum(axis=2)
-        return per_action.transpose(1, 0, 2)
+        return by_control.reshape(gradient_envs, STEPS, robot.substeps, model.nu).sum(axis=2)
 
     return Simulation(
         timestep=model.opt.timestep,

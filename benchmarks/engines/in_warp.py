@@ -168,7 +168,8 @@ class _Newton:
         tape.backward(grads={last.joint_q: wp.array(seed.ravel(), dtype=float)})
         found = np.stack([control.joint_f.grad.numpy() for control in self.controls])
         tape.zero()  # not before they are copied: on a CPU numpy() is Warp's own memory
-        return found.reshape(STEPS, self.num_envs, -1)[:, :, 6:] * self.strength
+        found = found.reshape(STEPS, self.num_envs, -1)[:, :, 6:] * self.strength
+        return found.transpose(1, 0, 2)
 
 
 def _newton(robot: Robot, num_envs: int, gradient_envs: int) -> Simulation:

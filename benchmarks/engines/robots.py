@@ -31,7 +31,7 @@ class Simulation:
         forward: simulates one rollout, always the same, to its end; returns the heights of the
             torsos, m (envs,), and the distances along x, m (envs,).
         gradient: the rollout and the derivative of the sum of those distances by every action
-            (STEPS, envs, actions); None where there is no such thing.
+            (gradient_envs, STEPS, actions); None where there is no such thing.
         gradient_envs: environments in `gradient`.
         derivative: what kind of derivative that is.
     """

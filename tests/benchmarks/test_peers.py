@@ -269,13 +269,14 @@ def test_the_c_engine_is_built_for_a_batch(ant: Any) -> None:
     np.testing.assert_array_equal(simulation.forward()[0], height)
     assert (height > 0.2).all() and (height < 0.8).all()
     found = simulation.gradient()
-    assert found.shape == (robots.STEPS, 2, ant.model.nu)
+    assert found.shape == (2, robots.STEPS, ant.model.nu)
     assert np.isfinite(found).all() and abs(found).max() > 1e-4
 
 
 def test_a_measurement_says_what_it_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     forward, both = (dict(row) for row in peers.measure("mujoco", "ant", 4, 2, 1, 1.0))
     assert "gradient_ms" not in forward
+    assert both["gradient_envs"] == 4
     assert both["finite"] == both["gradient_finite"] == 1
     assert both["forward_ms"] > 0
     rate = 4 * robots.STEPS / both["forward_ms"] * 1e3
@@ -286,11 +287,16 @@ def test_a_measurement_says_what_it_timed(monkeypatch: pytest.MonkeyPatch) -> No
     real = in_c.build
 
     def flat(*given: Any) -> Any:
-        return dataclasses.replace(real(*given), gradient=lambda: np.zeros((32, 2, 8)))
+        return dataclasses.replace(real(*given), gradient=lambda: np.zeros((1, 32, 8)))
 
     monkeypatch.setattr(in_c, "build", flat)
     with pytest.raises(SystemExit, match="derivative is zero"):
-        list(peers.measure("mujoco", "ant", 2, 1, 1, 1.0))
+        list(peers.measure("mujoco", "ant", 1, 1, 1, 1.0))
+    monkeypatch.setattr(in_c, "build", real)
+    monkeypatch.setattr(robots, "STEPS", 16)  # as an engine would that mixes up its axes
+    with pytest.raises(ValueError, match="the derivative has shape"):
+        list(peers.measure("mujoco", "ant", 1, 1, 1, 1.0))
+    monkeypatch.setattr(robots, "STEPS", 32)
 
     diverged = SimpleNamespace(forward=lambda: (np.array([0.4, np.nan]), None))
     monkeypatch.setattr(in_c, "build", lambda *_: diverged)
