@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
@@ -34,11 +35,14 @@ class Environments(eqx.Module):
         episode_return: undiscounted reward collected so far in the current episode; NaN if it was
             not seen from its start.
         episode_length: steps taken so far in the current episode.
+        first_count: steps that an episode counts as having behind it when it begins, so that the
+            time limit cuts it short; None for none. Episodes cut short are not reported.
     """
 
     state: EnvState
     episode_return: Float[Array, " envs"]
     episode_length: Int[Array, " envs"]
+    first_count: Int[Array, " envs"] | None = None
 
     def step(
         self, env: Env, action: Float[Array, "envs action"]
@@ -56,10 +60,16 @@ class Environments(eqx.Module):
         ended = transition.terminated | transition.truncated
         episode_return = self.episode_return + lax.stop_gradient(transition.reward)
         episode_length = self.episode_length + 1
+        beginning: Array | float = 0.0
+        if self.first_count is not None:
+            count = jnp.where(ended, self.first_count, state.step_count)
+            state = dataclasses.replace(state, step_count=count)
+            beginning = _reported_return(self.first_count, episode_return.dtype)
         after = Environments(
             state=state,
-            episode_return=jnp.where(ended, 0, episode_return),
+            episode_return=jnp.where(ended, beginning, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
+            first_count=self.first_count,
         )
         return after, {
             "reward": transition.reward,
@@ -290,7 +300,12 @@ def fresh_state(
     mirror = policy.mirror
     return TrainState(
         environments=start_environments(
-            env, keys.environments, config.num_envs, stagger=config.stagger_episodes
+            env,
+            keys.environments,
+            config.num_envs,
+            stagger=config.stagger_episodes,
+            short_share=config.short_episodes,
+            short_steps=config.short_episode_steps,
         ),
         policy=policy,
         critics=critics,
@@ -307,7 +322,13 @@ def fresh_state(
 
 
 def start_environments(
-    env: Env, key: Array, num_envs: int, *, stagger: bool = False
+    env: Env,
+    key: Array,
+    num_envs: int,
+    *,
+    stagger: bool = False,
+    short_share: float = 0.0,
+    short_steps: int = 0,
 ) -> Environments:
     """Environments at the start of an episode.
 
@@ -318,19 +339,30 @@ def start_environments(
         stagger: spread the episodes' ends over the time limit: environment k counts as being
             k / num_envs of an episode old. Such a first episode, shorter than others, is finished
             like any other but not reported.
+        short_share: share of the environments whose episodes are short, below 1.
+        short_steps: how long these are at most. They are not reported.
     """
     dtype = jax.dtypes.canonicalize_dtype(float)
     state = env.reset(key, num_envs)
-    age = jnp.zeros(num_envs, jnp.int32)
-    if stagger:
-        age = jnp.arange(num_envs) * env.spec.episode_length // num_envs
-        age = age.astype(state.step_count.dtype)
-        state = dataclasses.replace(state, step_count=age)
+    limit = env.spec.episode_length
+    index = np.arange(num_envs)
+    short = np.floor((index + 1) * short_share + 1e-9) > np.floor(index * short_share + 1e-9)
+    first = np.where(short, max(limit - short_steps, 0), 0)
+    rank, among = np.where(short, short.cumsum() - 1, index), np.where(short, short.sum(), num_envs)
+    age = first + (rank * (limit - first) // among if stagger else 0)
+    count = state.step_count.dtype
+    state = dataclasses.replace(state, step_count=jnp.asarray(age, count))
     return Environments(
         state=state,
-        episode_return=jnp.where(age > 0, jnp.nan, 0.0).astype(dtype),
+        episode_return=_reported_return(jnp.asarray(age), dtype),
         episode_length=jnp.zeros(num_envs, jnp.int32),
+        first_count=jnp.asarray(first, count) if first.any() else None,
     )
+
+
+def _reported_return(behind: Int[Array, " envs"], dtype: Any) -> Float[Array, " envs"]:
+    """Where return begins: at zero, or at NaN for episodes that count as having steps behind."""
+    return jnp.where(behind > 0, jnp.nan, 0.0).astype(dtype)
 
 
 def no_episodes(env: Env) -> FinishedEpisodes:

@@ -25,6 +25,10 @@ class MethodConfig:
         horizon: steps H per iteration.
         stagger_episodes: start with episodes of all ages, so that they do not all end in the same
             iteration ever after.
+        short_episodes: share of the environments, below 1, whose episodes end early (as by a time
+            limit, with the value of what would have followed), so that more of what is learned from
+            are starts. They do not count as finished episodes.
+        short_episode_steps: after how many steps these end.
         total_steps: environment steps of the whole run; sets the pace of learning-rate schedules.
         discount: gamma.
         actor_hidden_sizes: widths of the policy's hidden layers.
@@ -36,6 +40,8 @@ class MethodConfig:
     num_envs: int = 128
     horizon: int = 32
     stagger_episodes: bool = False
+    short_episodes: float = 0.0
+    short_episode_steps: int = 200
     total_steps: int = 8_000_000
     discount: float = 0.99
     actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)
@@ -45,9 +51,13 @@ class MethodConfig:
     def __post_init__(self) -> None:
         require_ranges(
             self,
-            counts=("num_envs", "horizon"),
+            counts=("num_envs", "horizon", "short_episode_steps"),
             fractions=("discount",),
             widths=("actor_hidden_sizes", "critic_hidden_sizes"),
+        )
+        require(
+            0 <= self.short_episodes < 1,
+            f"short_episodes is {self.short_episodes}, must be at least 0 and below 1",
         )
         steps, most = self.total_steps, MAX_STEPS
         require(1 <= steps <= most, f"total_steps is {steps}, must lie between 1 and {most:,}")

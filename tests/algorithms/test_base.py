@@ -103,6 +103,35 @@ def test_staggered_episodes_end_one_after_the_other_and_cut_ones_are_not_reporte
     assert np.isfinite(record["episode_return"][record["truncated"]]).all()
 
 
+@pytest.mark.parametrize("stagger", [False, True])
+def test_short_episodes_end_early_again_and_again_and_are_not_reported(stagger):
+    env = ConstantReward(10, terminates=False)
+    short = np.array([False, True] * 4)
+    environments = start_environments(
+        env, jax.random.key(0), 8, stagger=stagger, short_share=0.5, short_steps=4
+    )
+    step, action = jax.jit(lambda e, a: e.step(env, a)), jnp.zeros((8, env.spec.action_size))
+    ends, returns = [], []
+    for _ in range(40):
+        environments, record = step(environments, action)
+        assert not record["terminated"].any()
+        ends.append(record["truncated"])
+        returns.append(record["episode_return"])
+    ends, returns = np.array(ends), np.array(returns)
+    times = [np.flatnonzero(column) for column in ends.T]
+    for own, cut in zip(times, short, strict=True):
+        assert set(np.diff(own)) == {4 if cut else 10}
+    assert len({own[0] for own in times}) > (4 if stagger else 1)
+    assert np.isnan(returns[ends & short]).all()
+    reported = returns[ends & ~short]
+    assert np.isfinite(reported[4 if stagger else 0 :]).all() and len(reported) == 16
+
+
+def test_no_short_episodes_leave_the_state_as_it_was():
+    environments = start_environments(ConstantReward(10, terminates=False), jax.random.key(0), 4)
+    assert environments.first_count is None
+
+
 def test_optimizer_is_adamw_on_the_clipped_gradient():
     optimizer = Optimizer(betas=(0.7, 0.95), weight_decay=0.01, max_gradient_norm=0.5)
     reference = optax.chain(
