@@ -100,11 +100,11 @@ def settings_from(
     if algorithm not in (resolved.algorithm, "rpo"):
         raise SettingsError(f"{run.path} was trained by {resolved.algorithm}, not by {algorithm}")
     kept = dict(vars(resolved.config))
-    for name in ("critic", "num_critics"):  # the same numbers would mean something else
+    for name in ("critic", "num_critics", "symmetric"):  # the same numbers would mean another thing
         if name in kept and settings.get(name, kept[name]) != kept[name]:
             raise SettingsError(
-                f"{name} is {settings[name]}; a run that starts from another keeps its critics "
-                f"({kept[name]})"
+                f"{name} is {settings[name]}; a run that starts from another keeps its networks "
+                f"({name} {kept[name]})"
             )
     if "warmup_steps" in kept:  # of random actions, which the policy is past
         kept["warmup_steps"] = 0

@@ -89,7 +89,8 @@ def leaves(run: Run) -> list[bytes]:
     ("settings", "message"),
     [
         ({"actor_hidden_sizes": (16,)}, "keeps its networks' sizes"),
-        ({"critic": "popart"}, "critic is popart; .* keeps its critics"),
+        ({"critic": "popart"}, "critic is popart; .* keeps its networks"),
+        ({"symmetric": True}, "symmetric is True; .* keeps its networks"),
         ({"seeds": 3}, "seeds is 3, but the origin .* has 2; start from it with --seeds 2"),
         ({"algorithm": "shac"}, "was trained by rpo, not by shac"),
         ({"task": Countdown()}, "is of another kind of run"),
