@@ -66,7 +66,7 @@ def test_two_devices_give_the_parameters_of_one(name):
     assert largest_difference(start.policy, one.policy) > 1e-4
     assert int(one.episodes.count) > 10
     if name in ACTED:
-        assert metrics_of_two[ACTED[name]] > 0
+        assert float(metrics_of_two[ACTED[name]]) > 0
     assert largest_difference(one, two) < 1e-9
     assert metrics.keys() == metrics_of_two.keys()
     for key, value in metrics.items():
