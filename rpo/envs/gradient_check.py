@@ -149,7 +149,10 @@ def check_gradients(
         kept = _unended(env, state, actions)
         if not kept.any():
             raise ValueError("the episode of every sample ended: nothing left to compare")
-        state, actions = jax.tree.map(lambda x: x[kept], (state, actions))
+        chosen = np.flatnonzero(kept)
+        state, actions = jax.jit(lambda tree: jax.tree.map(lambda x: x[chosen], tree))(
+            (state, actions)
+        )
         progress("comparing the derivatives of one step")
         comparisons = compare_step(env, state, actions[:, 0])
         if horizon:
@@ -161,16 +164,16 @@ def check_gradients(
 
 def compare_step(env: Env, state: EnvState, action: Array) -> tuple[Comparison, ...]:
     """Jacobians of one step at given states, by state and by action. Needs float64 enabled."""
-    flat, _ = _flatten(state.physics)
-    inputs = jnp.concatenate([flat, action], axis=1)
-    found = _compare(_step_function(env), state, inputs, jnp.eye(inputs.shape[1]), flat.shape[1])
+    flat = jax.jit(_flat)(state.physics)
+    inputs = np.concatenate([flat, action], axis=1)
+    found = _compare(_step_function(env), state, inputs, np.eye(inputs.shape[1]), flat.shape[1])
     return _labelled(found, "one step")
 
 
 def compare_return(env: Env, state: EnvState, actions: Array, key: Array) -> tuple[Comparison, ...]:
     """Gradient of the return of `actions` (samples, horizon, A), by first state and by actions."""
-    flat, _ = _flatten(state.physics)
-    inputs = jnp.concatenate([flat, actions.reshape(len(actions), -1)], axis=1)
+    flat = jax.jit(_flat)(state.physics)
+    inputs = np.concatenate([flat, np.reshape(actions, (len(actions), -1))], axis=1)
     directions = _directions(key, flat.shape[1], inputs.shape[1])
     horizon = actions.shape[1]
     found = _compare(_return_function(env, horizon), state, inputs, directions, flat.shape[1])
@@ -186,19 +189,25 @@ def _labelled(found: tuple[Comparison, Comparison], label: str) -> tuple[Compari
 
 def random_states(env: Env, key: Array, samples: int, warm_up: int) -> EnvState:
     """States after between zero and `warm_up` random actions from a random start."""
-    start_key, length_key, action_key = jax.random.split(key, 3)
-    start = env.reset(start_key, samples)
-    lengths = jax.random.randint(length_key, (samples,), 0, warm_up + 1)
 
-    def one(state: EnvState, inputs: tuple[Array, Array]) -> tuple[EnvState, None]:
-        index, step_key = inputs
-        shape = (samples, env.spec.action_size)
-        action = jax.random.uniform(step_key, shape, minval=-1.0, maxval=1.0)
-        return select(index < lengths, env.step(state, action)[0], state), None
+    @jax.jit
+    def walk(key: Array) -> EnvState:
+        start_key, length_key, action_key = jax.random.split(key, 3)
+        start = env.reset(start_key, samples)
+        lengths = jax.random.randint(length_key, (samples,), 0, warm_up + 1)
 
-    keys = jax.random.split(action_key, warm_up)
-    end: EnvState = jax.jit(lambda s: lax.scan(one, s, (jnp.arange(warm_up), keys))[0])(start)
-    return end
+        def one(state: EnvState, inputs: tuple[Array, Array]) -> tuple[EnvState, None]:
+            index, step_key = inputs
+            shape = (samples, env.spec.action_size)
+            action = jax.random.uniform(step_key, shape, minval=-1.0, maxval=1.0)
+            return select(index < lengths, env.step(state, action)[0], state), None
+
+        keys = jax.random.split(action_key, warm_up)
+        end: EnvState = lax.scan(one, start, (jnp.arange(warm_up), keys))[0]
+        return end
+
+    states: EnvState = walk(key)
+    return states
 
 
 def _step_function(env: Env) -> Function:
@@ -229,12 +238,15 @@ def _return_function(env: Env, horizon: int) -> Function:
 
 
 def _compare(
-    function: Function, state: EnvState, inputs: Array, directions: Array, states: int
+    function: Function, state: EnvState, inputs: Floats, directions: Floats, states: int
 ) -> tuple[Comparison, Comparison]:
-    """Derivatives along `directions` (D, inputs): each entry of the state, then of the actions."""
+    """Derivatives along `directions` (D, inputs): each entry of the state, then of the actions.
+
+    What is not the environment's is computed in NumPy, which compiles nothing.
+    """
     jacobian = _reverse_jacobian(function, state, inputs)
     by_action = jacobian[..., states:] @ directions[states:, states:].T
-    exact = np.asarray(jnp.concatenate([jacobian[..., :states], by_action], axis=-1))
+    exact = np.concatenate([jacobian[..., :states], by_action], axis=-1)
     forward, backward = _one_sided(function, state, inputs, directions)
     parts = [slice(0, states), slice(states, None)]
     first, second = (_judge(exact[..., p], forward[..., p], backward[..., p]) for p in parts)
@@ -260,43 +272,47 @@ def _judge(exact: Floats, forward: Floats, backward: Floats) -> Comparison:
     )
 
 
-def _reverse_jacobian(function: Function, state: EnvState, inputs: Array) -> Array:
+def _reverse_jacobian(function: Function, state: EnvState, inputs: Floats) -> Floats:
     """(samples, outputs, inputs), by reverse mode as in training: one environment per output."""
     outputs = jax.eval_shape(function, state, inputs).shape[1]
-    state, inputs = jax.tree.map(lambda x: jnp.repeat(x, outputs, axis=0), (state, inputs))
-    chosen = jnp.tile(jnp.eye(outputs), (len(inputs) // outputs, 1))
+    chosen = np.tile(np.eye(outputs), (len(inputs), 1))
 
     @jax.jit
     def gradient(state: EnvState, inputs: Array) -> Array:
+        state, inputs = _repeated((state, inputs), outputs)
         by_inputs: Array = jax.grad(lambda x: (chosen * function(state, x)).sum())(inputs)
         return by_inputs
 
-    rows: Array = gradient(state, inputs)
-    return rows.reshape(-1, outputs, inputs.shape[1])
+    return np.asarray(gradient(state, inputs)).reshape(-1, outputs, inputs.shape[1])
+
+
+def _repeated(tree: Any, count: int) -> Any:
+    """Every environment so many times, one after the other."""
+    return jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), tree)
 
 
 def _one_sided(
-    function: Function, state: EnvState, inputs: Array, directions: Array
+    function: Function, state: EnvState, inputs: Floats, directions: Floats
 ) -> tuple[Floats, Floats]:
     """Forward and backward differences (samples, outputs, directions)."""
     count, samples = len(directions), len(inputs)
-    moves = jnp.concatenate([STEP * directions, -STEP * directions, 0 * directions[:1]])
-    repeated = jax.tree.map(lambda x: jnp.repeat(x, len(moves), axis=0), state)
-    values = jax.jit(function)(repeated, (inputs[:, None] + moves).reshape(-1, inputs.shape[1]))
-    values = np.asarray(values).reshape(samples, len(moves), -1).transpose(0, 2, 1)
+    moves = np.concatenate([STEP * directions, -STEP * directions, 0 * directions[:1]])
+    moved = (inputs[:, None] + moves).reshape(-1, inputs.shape[1])
+    evaluate = jax.jit(lambda state, inputs: function(_repeated(state, len(moves)), inputs))
+    values = np.asarray(evaluate(state, moved)).reshape(samples, len(moves), -1).transpose(0, 2, 1)
     center = values[..., -1:]
     return (values[..., :count] - center) / STEP, (center - values[..., count:-1]) / STEP
 
 
-def _directions(key: Array, states: int, inputs: int) -> Array:
+def _directions(key: Array, states: int, inputs: int) -> Floats:
     """Every direction of the state; of the actions every one, or some random orthonormal ones."""
     actions = inputs - states
-    chosen = jnp.eye(actions)
+    chosen = np.eye(actions)
     if actions > MAX_DIRECTIONS:
-        chosen = jnp.linalg.qr(jax.random.normal(key, (actions, MAX_DIRECTIONS)))[0].T
-    by_state = jnp.concatenate([jnp.eye(states), jnp.zeros((states, actions))], axis=1)
-    by_action = jnp.concatenate([jnp.zeros((len(chosen), states)), chosen], axis=1)
-    return jnp.concatenate([by_state, by_action])
+        chosen = np.linalg.qr(np.asarray(jax.random.normal(key, (actions, MAX_DIRECTIONS))))[0].T
+    by_state = np.concatenate([np.eye(states), np.zeros((states, actions))], axis=1)
+    by_action = np.concatenate([np.zeros((len(chosen), states)), chosen], axis=1)
+    return np.concatenate([by_state, by_action])
 
 
 def _unended(env: Env, state: EnvState, actions: Array) -> NDArray[np.bool_]:
@@ -322,6 +338,10 @@ def _flatten(physics: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
         return eqx.combine(jax.tree.unflatten(structure, shaped), rest)
 
     return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1), unflatten
+
+
+def _flat(physics: PyTree) -> Array:
+    return _flatten(physics)[0]
 
 
 def _with_inputs(state: EnvState, inputs: Array) -> tuple[EnvState, Array]:

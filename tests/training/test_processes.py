@@ -51,13 +51,14 @@ def two(*arguments: str, apart: Path | None = None) -> Iterator[list[subprocess.
 
 
 def run(*arguments: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    words = os.environ.get("XLA_FLAGS", "").split()
+    flags = " ".join(word for word in words if "device_count" not in word)
     return subprocess.Popen(
         [sys.executable, "-m", "rpo.cli", "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment | {"RPO_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": flags, "RPO_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"},
     )
 
 
