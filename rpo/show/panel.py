@@ -188,11 +188,11 @@ class Panel:
         """Everything up to this step."""
         episodes, details = self.loaded
         times = np.arange(len(details.action_gradient)) * episodes.control_dt
-        loads = details.contact_force[:, :, 2]
         self._plot("reward per step", times, details.terms, step)
-        names = details.contact_names
-        points = {name: loads[:, k] for k, name in enumerate(names) if loads[:, k].any()}
-        self._plot("ground's normal forces (N)", times, points or {"none": 0 * times}, step)
+        loads = np.linalg.norm(details.contact_force, axis=2)
+        largest = sorted(np.argsort(-loads.mean(axis=0), kind="stable")[:MOST_LINES])
+        points = {details.contact_names[k]: loads[:, k] for k in largest}
+        self._plot("contact forces (N)", times, points or {"none": 0 * times}, step)
         size = np.linalg.norm(details.action_gradient, axis=1)
         self._plot("size of the action gradient", times, {"size": size}, step)
 

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.recordings import hand as hand_parity
 from rpo.envs.hand import HandState
 from rpo.envs.registry import make
+from rpo.physics.contact_report import contact_forces, contact_links
 from rpo.physics.diagnostics import mass_matrix
 from tests.marks import nightly
 from tests.reference import hand_path
@@ -187,3 +188,25 @@ def test_differences_from_the_published_task_are_settings():
     inside = make("hand", limit_damping_inside=True).model
     assert (inside.limit_damping[:16] == 10).all() and not inside.limit_damping_beyond.any()
     assert not make("hand", attract_inside=False).model.geoms.attract_inside
+
+
+def test_the_forces_that_are_shown_move_the_cube(quick):
+    """Of all contacts on it: m (a - g), here between the fingers in four kinds of motion."""
+    env, step = quick
+    model, dt = env.model, env.spec.control_dt
+    draws = np.random.default_rng(0)
+    start = env.reset(jax.random.key(0), 4)
+    q, qd = np.zeros((4, 23), np.float32), draws.normal(size=(4, 22)).astype(np.float32)
+    q[:, 16:20] = [[0, -0.1, z, 1] for z in (0.526, 0.524, 0.522, 0.52)]
+    physics = dataclasses.replace(start.physics, q=jnp.asarray(q), qd=jnp.asarray(qd))
+    state = dataclasses.replace(start, physics=physics)
+    after = jax.device_get(step(state, jnp.zeros((4, 16)))[0].physics)
+    forces = jax.jit(contact_forces, static_argnums=0)(model, q.T, qd.T)[1]
+    cube = model.link_names.index("cube")
+    total = np.asarray(forces)[np.array(contact_links(model)) == cube].sum(axis=0).T
+    assert (np.linalg.norm(total, axis=1) > 10).all()
+    # the step integrates the twist about where it began
+    turning = np.cross(after.qd[:, 19:], (after.q - q)[:, 16:19])
+    rate = (after.qd[:, 16:19] - turning - qd[:, 16:19]) / dt
+    expected = model.mass[cube] * (rate - model.gravity)
+    np.testing.assert_allclose(total, expected, rtol=1e-3, atol=0.02)
