@@ -100,10 +100,11 @@ def test_they_are_what_moves_the_bodies() -> None:
     q, qd = q.astype(np.float32), qd.astype(np.float32)
     place, force = jax.device_get(moved(q, qd, 0)[2:])
     q_after, after = (np.array(x) for x in moved(q, qd, 1)[:2])
-    for body in range(4):  # the step integrates the twist about where it began
+    for body in range(4):  # the step integrates the twist about where it began: a - w x v
         way = (q_after - q)[7 * body : 7 * body + 3]
-        linear, spin = after[6 * body : 6 * body + 3], after[6 * body + 3 : 6 * body + 6]
-        linear -= np.cross(spin, way, axis=0)
+        rows = slice(6 * body, 6 * body + 3), slice(6 * body + 3, 6 * body + 6)
+        after[rows[0]] -= np.cross(after[rows[1]], way, axis=0)
+        after[rows[0]] += DT * np.cross(qd[rows[1]], qd[rows[0]], axis=0)
     rate = ((after - qd) / DT).reshape(4, 6, 3)
     expected = MASS[:, None] * (rate[:, :3] - GRAVITY * np.array([0, 0, -9.81])[:, None])
     assert (np.abs(expected).max(axis=(1, 2)) > 50).all()

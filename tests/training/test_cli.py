@@ -91,7 +91,8 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
     words = "check-gradients ant --friction-coefficient 0.5 --mass-range 0.8 1.2 --samples 1e1"
     assert cli.main(words.split()) == 0
     robot = Path(envs.__file__).parent / "assets" / "hopper.xml"
-    assert cli.main(["check-gradients", str(robot), "--substeps", "8", "--seed", "3"]) == 1
+    more = ["--substeps", "8", "--strength", "20", "--seed", "3"]
+    assert cli.main(["check-gradients", str(robot), *more]) == 1
     (ant, first), (described, second) = checked
     assert ant.settings.friction_coefficient == 0.5
     assert ant.randomization.mass_range == (0.8, 1.2)
