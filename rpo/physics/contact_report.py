@@ -11,6 +11,7 @@ obstacle, feels the opposite.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +36,13 @@ def contact_links(model: Model) -> tuple[int, ...]:
     return (*map(int, model.contact_link), *map(int, model.planes.link), *pairs)
 
 
-def contact_names(model: Model) -> tuple[str, ...]:
-    """What to call each contact: its link and what that touches, numbered where there are more."""
+def contact_names(model: Model, contacts: Sequence[int] | None = None) -> tuple[str, ...]:
+    """What to call contacts: the link, and what a pair's link touches.
+
+    Args:
+        model: the robot.
+        contacts: which ones; by default all. Those of the same name are numbered.
+    """
     geoms, links = model.geoms, model.link_names
     names = [links[link] for link in (*model.contact_link, *model.planes.link)]
     for pair in geoms.pairs:
@@ -44,6 +50,8 @@ def contact_names(model: Model) -> tuple[str, ...]:
         fixed = geoms.link[other] < 0
         touched = geoms.names[other] if fixed else links[geoms.link[other]]
         names.append(f"{links[geoms.link[own]]} on {touched}")
+    if contacts is not None:
+        names = [names[k] for k in contacts]
     total, seen = Counter(names), Counter[str]()
     for k, name in enumerate(names):
         seen[name] += 1
@@ -107,12 +115,12 @@ def _on_planes(
     for group, sets, pose, motion, origin in zip(
         groups, places, poses, moving, origins, strict=True
     ):
-        for s in group.contacts:
-            point, force = ground_forces(s, pose, motion, origin[2])
-            note(0, s.numbers, vadd(point, origin), force)
-        for s in varied_planes(sets, factors):
-            point, force = plane_forces(s, pose, motion, origin)
-            note(len(model.contact_link), s.numbers, vadd(point, origin), force)
+        for own in group.contacts:
+            point, force = ground_forces(own, pose, motion, origin[2])
+            note(0, own.numbers, vadd(point, origin), force)
+        for other in varied_planes(sets, factors):
+            point, force = plane_forces(other, pose, motion, origin)
+            note(len(model.contact_link), other.numbers, vadd(point, origin), force)
     if not points:
         nothing = jnp.zeros((0, 3, like.shape[1]), like.dtype)
         return nothing, nothing

@@ -76,11 +76,10 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
     found = eqx.filter_jit(contact_forces)(model, q, qd, factors.transposed())
     position, force = (np.moveaxis(x, -1, 0) for x in jax.device_get(found))
     touching = np.flatnonzero(force.any(axis=(0, 2)))
-    names = contact_names(model)
     joint, push = jax.device_get(eqx.filter_jit(joint_pushes)(model, q))
     motors = slice(joint.shape[1] - gradient.shape[1], None)
     return Details(
-        tuple(names[k] for k in touching),
+        contact_names(model, touching.tolist()),
         position[:, touching],
         force[:, touching],
         carried_weight(model, jax.tree.map(lambda x: x[0], factors)),

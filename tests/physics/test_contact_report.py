@@ -85,6 +85,7 @@ def test_they_are_named() -> None:
     assert names[:2] == ("low 1", "low 2")
     assert names[8:10] == ("slope 1", "slope 2")
     assert set(names[16:]) == {"tray on block", "load on tray"}
+    assert contact_names(MODEL, [3, 9, 12]) == ("low", "slope 1", "slope 2")
     links = [MODEL.link_names[link] for link in contact_links(MODEL)]
     assert all(name.startswith(link) for name, link in zip(names, links, strict=True))
 
