@@ -122,7 +122,7 @@ def _paint_links(spec: mujoco.MjSpec) -> None:
         for geom in body.geoms:
             if not geom.material and np.allclose(geom.rgba, UNPAINTED):
                 geom.rgba = PALETTE[min(depth, len(PALETTE) - 1)]
-                geom.size[0] *= 1 - 0.01 * depth  # shapes that end in one another do not flicker
+                geom.size[0] *= 1 - 0.025 * depth  # shapes that end in one another do not flicker
         for child in body.bodies:
             visit(child, depth + 1)
 
@@ -144,6 +144,23 @@ def _add_light(spec: mujoco.MjSpec) -> None:
         specular=[0.2] * 3,
         castshadow=True,
     )
+
+
+def moves(model: mujoco.MjModel) -> bool:
+    """Whether the robot's root does; a hand's does not."""
+    return bool(model.nbody > 1 and model.body_dofnum[1] > 0)
+
+
+def robot_box(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[Float[np.ndarray, "3"], float]:
+    """Middle and width of the bounding box of all bodies as they stand; of a robot that is fixed
+    without what lies loose beside it."""
+    own = model.geom_bodyid > 0
+    if model.nbody > 1 and not moves(model):
+        own = model.body_rootid[model.geom_bodyid] == 1
+    centre, radius = data.geom_xpos[own], model.geom_rbound[own][:, None]
+    corners = np.concatenate([centre - radius, centre + radius])
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    return 0.5 * (low + high), float((high - low).max())
 
 
 class Stage:
@@ -169,20 +186,12 @@ class Stage:
         except Exception as error:  # what the system's OpenGL comes up with
             raise RunError(f"OpenGL cannot draw here: {' '.join(str(error).split())}") from error
         self._camera = mujoco.MjvCamera()
-        self._moves = self.model.body_dofnum[1] > 0 if self.model.nbody > 1 else False
-        self._middle, self._size = self._robot_box()
+        self._moves = moves(self.model)
+        self._middle, self._size = robot_box(self.model, self._data)
         planar = self._moves and self.model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE
         look = (90.0, -8.0, 2.0) if planar else (130.0, -18.0, 2.0) if self._moves else FIXED_LOOK
         self._camera.azimuth, self._camera.elevation, distance = look
         self._camera.distance = distance * self._size
-
-    def _robot_box(self) -> tuple[Float[np.ndarray, "3"], float]:
-        """Middle and width of the robot's bounding box at rest; not of what is loose beside it."""
-        own = self.model.body_rootid[self.model.geom_bodyid] == min(1, self.model.nbody - 1)
-        centre, radius = self._data.geom_xpos[own], self.model.geom_rbound[own][:, None]
-        corners = np.concatenate([centre - radius, centre + radius])
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        return 0.5 * (low + high), float((high - low).max())
 
     def look_at(self, q: Float[np.ndarray, " nq"]) -> Float[np.ndarray, "3"]:
         """The point that the camera follows, for coordinates q: where the robot's root is, or the

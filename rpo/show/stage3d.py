@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from rpo.show.details import Details
 from rpo.show.episode import Episodes
-from rpo.show.scene import dress
+from rpo.show.scene import dress, moves, robot_box
 
 GROUND_COLOR = (236, 240, 243)
+LINES = (165, 175, 185)
 LARGE = 0.6
 """A robot larger than this (m) stands on a grid of half metres, a smaller one of decimetres."""
 FORCE_COLOR = (30, 150, 90)
@@ -44,10 +45,13 @@ class Robot3D:
             self._bodies[body] = server.scene.add_frame(name, show_axes=False)
         for geom in range(self.model.ngeom):
             self._add_shape(geom)
-        self.size = _size_of(self.model)
-        self._add_grounds()
         mujoco.mj_kinematics(self.model, self._data)
-        self.height = float(self._data.xpos[1, 2]) if self.model.nbody > 1 else 0.0
+        middle, self.size = robot_box(self.model, self._data)
+        self._add_grounds()
+        root = self._data.xpos[1] if self.model.nbody > 1 else np.zeros(3)
+        self.height = float(root[2])
+        self.middle = middle - [root[0], root[1], 0.0]  # with the root in the middle
+        self.fixed = not moves(self.model)
         # About the root, because a browser moves frames at once and arrows a little later.
         self._root = server.scene.add_frame("/world/arrows", show_axes=False)
         empty = np.zeros((1, 2, 3), np.float32)
@@ -69,8 +73,17 @@ class Robot3D:
         model = self.model
         planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
         cell = 0.5 if self.size > LARGE else 0.1
-        look = {"cell_size": cell, "section_size": 5 * cell, "fade_distance": 120 * cell}
-        solid = {"plane_color": GROUND_COLOR, "plane_opacity": 1.0, "shadow_opacity": 0.3}
+        look: dict[str, Any] = {
+            "cell_size": cell,
+            "section_size": 5 * cell,
+            "fade_distance": 120 * cell,
+        }
+        look |= {"section_color": LINES}
+        solid: dict[str, Any] = {
+            "plane_color": GROUND_COLOR,
+            "plane_opacity": 1.0,
+            "shadow_opacity": 0.3,
+        }
         if not len(planes):
             self._server.scene.add_grid("/world/grid", infinite_grid=True, **look)
         for geom in planes:
@@ -148,15 +161,6 @@ def play(robot: Robot3D, episodes: Episodes, details: Details, step: int, *, fol
 
 def _large(values: np.ndarray) -> float:
     return max(float(np.percentile(np.abs(values), 95)) if values.size else 0.0, 1e-9)
-
-
-def _size_of(model: mujoco.MjModel) -> float:
-    """Width of the robot's bounding box at its rest pose."""
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    own = model.geom_bodyid > 0
-    centre, radius = data.geom_xpos[own], model.geom_rbound[own][:, None]
-    return float(np.ptp(np.concatenate([centre - radius, centre + radius]), axis=0).max())
 
 
 def _mesh(model: mujoco.MjModel, geom: int, kind: int, size: Any) -> Any:
