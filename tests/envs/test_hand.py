@@ -213,3 +213,29 @@ def test_the_forces_that_are_shown_move_the_cube(quick):
     rate += np.cross(qd[:, 19:], qd[:, 16:19])
     expected = model.mass[cube] * (rate - model.gravity)
     np.testing.assert_allclose(total[goes_on], expected[goes_on], rtol=1e-3, atol=0.02)
+
+
+@nightly
+def test_the_fingers_carry_the_cubes_weight():
+    """While it rests on them, a little curled: on average, for its contacts never stand still."""
+    env = make("hand", start_position_range=0.0)
+    model = env.model
+    action = np.zeros((2, 16), np.float32)
+    for finger in range(4):
+        action[:, 4 * finger + 1 : 4 * finger + 4] = np.array([[0.03], [0.05]])
+    start = env.reset(jax.random.key(0), 2).physics
+    q = start.q.at[:, 19:].set(jnp.array([1.0, 0, 0, 0])).at[:, :16].set(0)
+
+    @jax.jit
+    def play(physics):
+        def step(physics, _):
+            physics = env.dynamics(physics, action)
+            return physics, (physics.q[1], physics.qd[1])
+
+        return jax.lax.scan(step, physics, length=48)[1]
+
+    q, qd = play(dataclasses.replace(start, q=q))
+    forces = jax.jit(contact_forces, static_argnums=0)(model, q[22:].T, qd[22:].T)[1]
+    cube = model.link_names.index("cube")
+    carried = np.asarray(forces)[np.array(contact_links(model)) == cube].sum(axis=0).mean(axis=1)
+    np.testing.assert_allclose(carried, [0, 0, 9.81 * model.mass[cube]], atol=0.7)
