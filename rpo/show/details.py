@@ -73,7 +73,8 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
         nothing = np.zeros((length, 0, 3), np.float32)
         return Details((), nothing, nothing, 0.0, terms, gradient[:, :0], nothing, nothing)
     q, qd, factors = states.physics.q.T, states.physics.qd.T, states.variation.factors
-    found = eqx.filter_jit(contact_forces)(model, q, qd, factors.transposed())
+    slippery = Factors(friction=factors.friction).transposed()  # all that a force depends on
+    found = eqx.filter_jit(contact_forces)(model, q, qd, slippery)
     position, force = (np.moveaxis(x, -1, 0) for x in jax.device_get(found))
     touching = np.flatnonzero(force.any(axis=(0, 2)))
     joint, push = jax.device_get(eqx.filter_jit(joint_pushes)(model, q))
