@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from rpo.mirror import SignedPermutation
+
 VARIANCE_EPSILON = 1e-5
 LARGEST = 1e3
 """Magnitude that no normalised number exceeds. Layer normalisation makes networks blind to more;
@@ -21,11 +23,14 @@ class Normalizer(eqx.Module):
         mean: running mean per feature.
         variance: running (population) variance per feature.
         count: number of samples behind them; zero at first, when mean 0 and variance 1 hold.
+        mirror: counts every sample as if what it makes of it had been seen as well, if there is
+            one; else None.
     """
 
     mean: Float[Array, " features"]
     variance: Float[Array, " features"]
     count: Float[Array, ""]
+    mirror: SignedPermutation | None = eqx.field(static=True, default=None)
 
     @property
     def std(self) -> Float[Array, " features"]:
@@ -52,6 +57,8 @@ class Normalizer(eqx.Module):
             axis: name of the mapped device axis that `batch` is split over, if any.
         """
         samples = batch.reshape(-1, batch.shape[-1])
+        if self.mirror is not None:
+            samples = jnp.concatenate([samples, self.mirror(samples)])
         count = jnp.asarray(samples.shape[0], self.count.dtype)
         mean = jnp.mean(samples, axis=0)
         if axis is not None:
@@ -70,10 +77,12 @@ class Normalizer(eqx.Module):
             + variance * share
             + difference * difference * share * (1.0 - share),
             count=total,
+            mirror=self.mirror,
         )
 
 
-def new_normalizer(features: int) -> Normalizer:
-    """The identity, up to epsilon: no samples seen."""
+def new_normalizer(features: int, mirror: SignedPermutation | None = None) -> Normalizer:
+    """The identity, up to epsilon: no samples seen. The mirror as in `Normalizer`."""
     dtype = jax.dtypes.canonicalize_dtype(float)
-    return Normalizer(jnp.zeros(features, dtype), jnp.ones(features, dtype), jnp.zeros((), dtype))
+    zeros, ones = jnp.zeros(features, dtype), jnp.ones(features, dtype)
+    return Normalizer(zeros, ones, jnp.zeros((), dtype), mirror)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rpo.mirror import Mirror
 from rpo.nets.distributions import Gaussian
+from rpo.nets.mirror import Tied, halves, tied_linear, tied_trunk
 from rpo.nets.mlp import Linear, Trunk
 from rpo.nets.normalizer import Normalizer
 
@@ -56,12 +59,13 @@ def _bounded_backward(
 bounded_log_std.defvjp(_bounded_forward, _bounded_backward)
 
 
-class GaussianPolicy(eqx.Module):
+class GaussianPolicy(Tied):
     """A network that maps normalised observations to a Gaussian over u, from which actions come."""
 
     trunk: Trunk
     mean_head: Linear
     log_std_head: Linear
+    mirror: Mirror | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class GaussianPolicy(eqx.Module):
         *,
         gain: float = 1.0,
         head_gain: float = 1.0,
+        mirror: Mirror | None = None,
     ) -> None:
         """Orthogonal weights, zero biases.
 
@@ -82,11 +87,37 @@ class GaussianPolicy(eqx.Module):
             key: a JAX random key.
             gain: scale of the hidden layers' weights.
             head_gain: the same for the two heads.
+            mirror: of a policy that does in the mirrored situation the mirror of what it does in
+                this one; see `rpo.nets.mirror`.
+
+        Raises:
+            SettingsError: if there is a mirror and a hidden layer's width is odd.
         """
         trunk_key, mean_key, std_key = jax.random.split(key, 3)
         self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, gain)
         self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, head_gain)
         self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, head_gain)
+        self.mirror = mirror
+        tied = self.tied(math.sqrt(2.0))  # outputs as large as of independent weights
+        self.trunk, self.mean_head, self.log_std_head = (
+            tied.trunk,
+            tied.mean_head,
+            tied.log_std_head,
+        )
+
+    def tied(self, scale: float = 1.0) -> Self:
+        """See `Tied`. Standard deviations have no direction: they are exchanged without signs."""
+        if self.mirror is None:
+            return self
+        action = self.mirror.action
+        last = halves(self.mean_head.weight.shape[0])
+        parts = (
+            tied_trunk(self.trunk, self.mirror.observation, scale),
+            tied_linear(self.mean_head, last, action, scale),
+            tied_linear(self.log_std_head, last, action.unsigned(), scale),
+        )
+        result: Self = eqx.tree_at(lambda x: (x.trunk, x.mean_head, x.log_std_head), self, parts)
+        return result
 
     @abc.abstractmethod
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
@@ -102,10 +133,16 @@ class TanhGaussianPolicy(GaussianPolicy):
     """u = mean(o) + std(o) * noise, action = tanh(u); log-std depends on the state, in [-5, 2]."""
 
     def __init__(
-        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        key: Array,
+        *,
+        mirror: Mirror | None = None,
     ) -> None:
         """Orthogonal weights of gain 1 everywhere; the arguments as in `GaussianPolicy`."""
-        super().__init__(observation_size, action_size, hidden_sizes, key)
+        super().__init__(observation_size, action_size, hidden_sizes, key, mirror=mirror)
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the pre-squash action u for normalised observations."""
@@ -126,12 +163,17 @@ class ClippedGaussianPolicy(GaussianPolicy):
     """
 
     def __init__(
-        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        key: Array,
+        *,
+        mirror: Mirror | None = None,
     ) -> None:
         """Gain sqrt(2) in the hidden layers, 0.01 in the heads: the mean starts near zero."""
-        super().__init__(
-            observation_size, action_size, hidden_sizes, key, gain=math.sqrt(2), head_gain=0.01
-        )
+        sizes = (observation_size, action_size, hidden_sizes)
+        super().__init__(*sizes, key, gain=math.sqrt(2), head_gain=0.01, mirror=mirror)
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the action, before environments clip it."""
