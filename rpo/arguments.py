@@ -119,7 +119,7 @@ def _first_paragraph(box: str) -> str:
             break
         words.append(text)
     text = " ".join(" ".join(words).split())
-    return re.sub(r"^Error parsing \w+: ", "", text)  # tyro's name of a group of settings
+    return re.sub(r"^Error parsing \w[\w-]*: ", "", text)  # tyro's name of a group of settings
 
 
 def value_of(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -81,24 +81,6 @@ class PlotArguments:
     metric: str = "episode_return"
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckGradientsArguments:
-    """Compares a task's gradients with finite differences; exit status 1 if they disagree.
-
-    Args:
-        task: name of a task, FILE.py:CLASS, or one of another package (brax:ant), whose derivative
-            is judged as a whole.
-        samples: random states to compare at.
-        horizon: steps of the return whose gradient is compared; 0 compares one step only.
-        seed: of the random states.
-    """
-
-    task: tyro.conf.Positional[str]
-    samples: int = 16
-    horizon: int = 8
-    seed: int = 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -276,43 +258,11 @@ def _algorithms(arguments: list[str]) -> int:
 
 
 def _check_gradients(arguments: list[str]) -> int:
-    from rpo.adapters import foreign
-    from rpo.envs.gradient_check import check_gradients
-    from rpo.training import SettingsError
+    from rpo.check_command import check
     from rpo.training.cache import enable_compilation_cache
-    from rpo.training.settings import make_env
 
-    given = parse(CheckGradientsArguments, arguments, "rpo check-gradients")
     enable_compilation_cache()
-    if foreign.is_foreign(given.task):
-        return _judge_derivative(given)
-    try:
-        found = check_gradients(
-            make_env(given.task, {}),
-            samples=given.samples,
-            horizon=given.horizon,
-            seed=given.seed,
-            progress=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-    except SettingsError:
-        raise
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    print(found.table())
-    return 0 if found.passed else 1
-
-
-def _judge_derivative(given: CheckGradientsArguments) -> int:
-    """The same for a task of another package: whether its derivative is of use, in one line."""
-    from rpo.envs.verdict import judge
-    from rpo.training.settings import make_env
-
-    env = make_env(given.task, {})
-    verdict = judge(
-        env, given.task, samples=given.samples, horizon=max(given.horizon, 1), seed=given.seed
-    )
-    print(verdict)
-    return 0 if verdict.useful else 1
+    return check(arguments)
 
 
 def _nothing() -> None:

@@ -24,6 +24,7 @@ ROOMS = (  # from the ground up; docs/architecture.md says what each may know
     "api",
     "arguments",
     "train_command",
+    "check_command",
     "cli",
     "__main__",
 )

@@ -50,11 +50,26 @@ def ground_wrench(group: Group, pose: Pose, velocity: Motion, origin_height: Sca
 def _points_wrench(
     points: ContactPoints, pose: Pose, velocity: Motion, origin_height: Scalar
 ) -> Wrench:
+    place, force = ground_forces(points, pose, velocity, origin_height)
+    return Wrench(cross(place, force), force)
+
+
+def ground_forces(
+    points: ContactPoints, pose: Pose, velocity: Motion, origin_height: Scalar
+) -> tuple[Vector, Vector]:
+    """Lowest point of each contact sphere about the group's origin, and the ground's force on it.
+
+    Args:
+        points: one of the group's sets.
+        pose: of the links, about their origin.
+        velocity: twist of the links about it.
+        origin_height: where that origin is.
+    """
     x, y, z = vadd(pose.position, rotate(pose.rotation, points.position))
     place: Vector = (x, y, sub(z, points.radius))
     depth = add(place[2], origin_height)
-    force = point_force(points, depth, vadd(velocity.linear, cross(velocity.angular, place)))
-    return Wrench(cross(place, force), force)
+    speed = vadd(velocity.linear, cross(velocity.angular, place))
+    return place, point_force(points, depth, speed)
 
 
 def point_force(points: ContactPoints, depth: Scalar, velocity: Vector) -> Vector:

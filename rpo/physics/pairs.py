@@ -77,10 +77,9 @@ def pair_wrenches(
     tables = pair_tables(model)
     if tables is None:
         return [NO_WRENCH] * len(groups)
-    # Every root has an origin of its own, pairs need one for all: the first link's.
-    common = vector(x[:1] if isinstance(x, jax.Array) else x for x in origins[0])
+    common = common_origin(origins)
     shifts = [vsub(origin, common) for origin in origins]
-    placed = _place(tables, poses, moving, shifts, common, friction)
+    placed = place_shapes(tables, poses, moving, shifts, common, friction)
     wrench = _differentiable(tables)(placed)
     wrench = jax.tree.map(lambda x: checkpoint_name(x, SAVED), wrench)
     result = [NO_WRENCH] * len(groups)
@@ -97,6 +96,11 @@ def pair_wrenches(
     return result
 
 
+def common_origin(origins: list[Vector]) -> Vector:
+    """Every root has an origin of its own, pairs need one for all: the first link's."""
+    return vector(x[:1] if isinstance(x, jax.Array) else x for x in origins[0])
+
+
 def _rows(wrench: Wrench, rows: slice, summed: bool) -> Wrench:
     def take(x: Array) -> Array:
         part = lax.slice_in_dim(x, rows.start, rows.stop)
@@ -106,7 +110,7 @@ def _rows(wrench: Wrench, rows: slice, summed: bool) -> Wrench:
     return result
 
 
-def _place(
+def place_shapes(
     tables: PairTables,
     poses: list[Pose],
     moving: list[Motion],
@@ -114,7 +118,7 @@ def _place(
     origin: Vector,
     friction: Array | None,
 ) -> Placed:
-    """All shapes about the common origin."""
+    """All shapes about the common origin, which `shifts` lead to from each group's own."""
     example = next(x for x in jax.tree.leaves((poses, moving)) if isinstance(x, jax.Array))
     batch, dtype = example.shape[1], example.dtype
     centers, rotations, angular, linear = [], [], [], []
@@ -158,7 +162,7 @@ def _differentiable(tables: PairTables) -> Any:
 
     @jax.custom_vjp
     def wrenches(placed: Placed) -> Wrench:
-        rows = _pack(placed)
+        rows = pack(placed)
 
         def one_round(slots: Slots, chosen: Array) -> Array:
             return _slot_wrenches(tables, slots, rows[chosen])
@@ -172,8 +176,8 @@ def _differentiable(tables: PairTables) -> Any:
         return wrenches(placed), placed
 
     def backward(placed: Placed, cotangent: Wrench) -> tuple[Placed]:
-        rows, unpack = jax.vjp(_pack, placed)
-        cotangents = _pack(cotangent)
+        rows, unpack = jax.vjp(pack, placed)
+        cotangents = pack(cotangent)
 
         def one_round(slots: Slots, chosen: Array) -> Array:
             _, vjp = jax.vjp(lambda own: _slot_wrenches(tables, slots, own), rows[chosen])
@@ -187,7 +191,7 @@ def _differentiable(tables: PairTables) -> Any:
     return wrenches
 
 
-def _pack(components: Any) -> Array:
+def pack(components: Any) -> Array:
     """Components over (G, batch) as one row per shape and environment (G * batch, components)."""
     return jnp.stack([x.reshape(-1) for x in jax.tree.leaves(components)], axis=-1)
 
@@ -217,7 +221,20 @@ def _work_off(listed: Listed, zero: Array, one_round: Any) -> Array:
 
 
 def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> Array:
-    """Wrenches on A and B of each slot (2 slots, 6): A, B, A, B, ...
+    """Wrenches on A and B of each slot (2 slots, 6): A, B, A, B, ..., see `edge_forces`."""
+    b, on_a, on_b, force = edge_forces(tables, slots, rows)
+    wrench_a = _to_world(b, on_a, force)
+    wrench_b = _to_world(b, on_b, scale(-1.0, force))
+    return jnp.stack([pack(wrench_a), pack(wrench_b)], axis=1).reshape(-1, 6)
+
+
+def edge_forces(
+    tables: PairTables, slots: Slots, rows: Array
+) -> tuple[Placed, Vector, Vector, Vector]:
+    """B of each slot, and for each edge of A the contact point on A and on B, and the force on A.
+
+    Points and forces are in B's frame about B's centre, components over (12, slots); forces are
+    zero where there is no contact.
 
     Args:
         tables: constants.
@@ -247,9 +264,7 @@ def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> Array:
         jnp.where(active, size_a.share * f, 0.0)
         for f in _force(distance, normal, relative, material)
     )
-    wrench_a = _to_world(b, on_a, force)
-    wrench_b = _to_world(b, on_b, scale(-1.0, force))
-    return jnp.stack([_pack(wrench_a), _pack(wrench_b)], axis=1).reshape(-1, 6)
+    return b, on_a, on_b, force
 
 
 def _unpack(rows: Array) -> Placed:

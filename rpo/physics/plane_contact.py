@@ -48,12 +48,12 @@ class PlaneSet:
     """Places of one group that are computed as one array; see `PlaneContacts`.
 
     Args:
-        rows: how many there are.
+        numbers: of these places in the model.
         semi_axes: None for fixed points.
         rounding: squared length that is added to |A m|^2.
     """
 
-    rows: int
+    numbers: tuple[int, ...]
     position: Vector
     turn: Rotation
     semi_axes: Vector | None
@@ -106,7 +106,7 @@ def _plane_set(model: Model, frames: list[np.ndarray], rows: np.ndarray) -> Plan
     axes = planes.semi_axes[rows]
     flat = (axes == 0).any(axis=1)
     return PlaneSet(
-        rows=len(rows),
+        numbers=tuple(map(int, rows)),
         position=vectors(outer, planes.position[rows]),
         turn=turns(outer, planes.quaternion[rows]),
         semi_axes=(constant(axes[:, 0]), constant(axes[:, 1]), constant(axes[:, 2]))
@@ -137,13 +137,20 @@ def plane_wrench(
     """
     result = NO_WRENCH
     for places in sets:
-        point = deepest_point(places, pose)
-        depth = sub(add(dot(places.normal, point), dot(places.normal, origin)), places.offset)
-        speed = vadd(velocity.linear, cross(velocity.angular, point))
-        force = _force(places, depth, speed)
-        wrench = on_links(Wrench(cross(point, force), force), places.rows, size)
+        point, force = plane_forces(places, pose, velocity, origin)
+        wrench = on_links(Wrench(cross(point, force), force), len(places.numbers), size)
         result = Wrench(vadd(result.angular, wrench.angular), vadd(result.linear, wrench.linear))
     return result
+
+
+def plane_forces(
+    places: PlaneSet, pose: Pose, velocity: Motion, origin: Vector
+) -> tuple[Vector, Vector]:
+    """Deepest point of each place about the group's origin, and the plane's force on it."""
+    point = deepest_point(places, pose)
+    depth = sub(add(dot(places.normal, point), dot(places.normal, origin)), places.offset)
+    speed = vadd(velocity.linear, cross(velocity.angular, point))
+    return point, _force(places, depth, speed)
 
 
 def deepest_point(places: PlaneSet, pose: Pose) -> Vector:

@@ -27,10 +27,12 @@ class ContactPoints:
     """Contact points of one group: `rows` arrays over (links or points, batch).
 
     Args:
+        numbers: of these points in the model.
         position: in the link frame.
         radius, stiffness, damping, friction_stiffness, friction_coefficient: see `Model`.
     """
 
+    numbers: tuple[int, ...]
     position: Vector
     radius: Scalar
     stiffness: Scalar
@@ -274,6 +276,7 @@ def _contacts(
     sets = [slots[0]] if len(links) == 1 and not apart else list(slots.T)
     return tuple(
         ContactPoints(
+            numbers=tuple(map(int, s)),
             position=_vector(
                 np.stack([frames[model.contact_link[k]].T @ model.contact_position[k] for k in s])
             ),

@@ -13,10 +13,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rpo.envs.base import Env, EnvState
-from rpo.physics.contact import point_force
+from rpo.physics.contact_report import contact_forces, contact_names
 from rpo.physics.diagnostics import link_poses
+from rpo.physics.factors import NOMINAL, Factors
 from rpo.physics.model import JointType, Model
-from rpo.physics.topology import ContactPoints
 from rpo.show.episode import Episodes
 from rpo.training.policies import Policy
 
@@ -30,10 +30,13 @@ class Details:
     """Of the first environment's episode, by step.
 
     Args:
-        contact_names: of the contact points: their links, numbered where a link has several.
-        contact_position: of the contact points, in the world, m.
-        contact_force: of the ground on each of them, N; none where the robot's model is not ours.
-        terms: what the reward is the sum of, by name; only `reward` where the task does not say.
+        contact_names: of the contacts that carry a force at any time; none where the robot's model
+            is not ours.
+        contact_position: where they are, in the world, m.
+        contact_force: on the robot's link, N; of two links, on the one later in the description.
+        weight: of what contacts carry, N; see `carried_weight`.
+        terms: what the reward is the sum of, by name, not a number in the last step; only `reward`
+            where the task does not say.
         action_gradient: of the discounted return of the following steps, by each action entry.
         joint_position: where the joint of each action is, in the world, m.
         joint_push: how each joint's motor would move its limb: a unit vector.
@@ -42,6 +45,7 @@ class Details:
     contact_names: tuple[str, ...]
     contact_position: Float[np.ndarray, "steps points 3"]
     contact_force: Float[np.ndarray, "steps points 3"]
+    weight: float
     terms: dict[str, Float[np.ndarray, " steps"]]
     action_gradient: Float[np.ndarray, "steps action"]
     joint_position: Float[np.ndarray, "steps action 3"]
@@ -67,15 +71,19 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
     model = getattr(task, "model", None)
     if not isinstance(model, Model):
         nothing = np.zeros((length, 0, 3), np.float32)
-        return Details((), nothing, nothing, terms, gradient[:, :0], nothing, nothing)
-    q, qd = states.physics.q.T, states.physics.qd.T
-    position, force = jax.device_get(eqx.filter_jit(contact_forces)(model, q, qd))
+        return Details((), nothing, nothing, 0.0, terms, gradient[:, :0], nothing, nothing)
+    q, qd, factors = states.physics.q.T, states.physics.qd.T, states.variation.factors
+    slippery = Factors(friction=factors.friction).transposed()  # all that a force depends on
+    found = eqx.filter_jit(contact_forces)(model, q, qd, slippery)
+    position, force = (np.moveaxis(x, -1, 0) for x in jax.device_get(found))
+    touching = np.flatnonzero(force.any(axis=(0, 2)))
     joint, push = jax.device_get(eqx.filter_jit(joint_pushes)(model, q))
     motors = slice(joint.shape[1] - gradient.shape[1], None)
     return Details(
-        contact_names(model),
-        position,
-        force,
+        contact_names(model, touching.tolist()),
+        position[:, touching],
+        force[:, touching],
+        carried_weight(model, jax.tree.map(lambda x: x[0], factors)),
         terms,
         gradient,
         joint[:, motors],
@@ -83,76 +91,28 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
     )
 
 
-def contact_names(model: Model) -> tuple[str, ...]:
-    """Of the contact points: their links, numbered where a link has several."""
-    links = [model.link_names[link] for link in model.contact_link]
-    return tuple(
-        f"{name} {links[:k].count(name) + 1}" if links.count(name) > 1 else name
-        for k, name in enumerate(links)
-    )
-
-
 def _terms(task: Any, states: EnvState, action: Array) -> dict[str, Array]:
+    """Not of the last step: where that led to is not on record."""
     following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), states.physics)
     terms: dict[str, Array] = task.reward_terms(states.physics, action, following)
-    return terms
+    return {name: term.at[-1].set(jnp.nan) for name, term in terms.items()}
 
 
-def contact_forces(
-    model: Model, q: Float[Array, "nq batch"], qd: Float[Array, "nv batch"]
-) -> tuple[Float[Array, "batch points 3"], Float[Array, "batch points 3"]]:
-    """Lowest point of each contact sphere, and the ground's force on it, along the world's axes."""
+def carried_weight(model: Model, factors: Factors = NOMINAL) -> float:
+    """Of what contacts carry, N: of all links, or of those that fall freely where others do not.
 
-    def places(q: Array) -> Array:
-        position, rotation = link_poses(model, q)
-        link = model.contact_link
-        offset = jnp.asarray(model.contact_position, q.dtype)
-        place = position[link] + jnp.einsum("kijb,kj->kib", rotation[link], offset)
-        return place.at[:, 2].add(-jnp.asarray(model.contact_radius, q.dtype)[:, None])
-
-    # A contact point is a place in its link: its velocity is not that of the sphere's lowest point,
-    # but the physics take it there as if that were fixed to the link.
-    place, velocity = jax.jvp(places, (q,), (coordinate_rates(model, q, qd),))
-    velocity = velocity + _from_radius(model, q, qd)
-    rows = {
-        name: jnp.asarray(getattr(model, f"contact_{name}"), q.dtype)[:, None]
-        for name in ("radius", "stiffness", "damping")
-    }
-    friction = {
-        f"friction_{name}": jnp.asarray(getattr(model, f"friction_{name}"), q.dtype)[:, None]
-        for name in ("stiffness", "coefficient")
-    }
-    points = ContactPoints(position=(0.0, 0.0, 0.0), **rows, **friction)
-    force = point_force(points, place[:, 2], (velocity[:, 0], velocity[:, 1], velocity[:, 2]))
-    return jnp.moveaxis(place, -1, 0), jnp.moveaxis(jnp.stack(force, axis=1), -1, 0)
-
-
-def _from_radius(model: Model, q: Array, qd: Array) -> Array:
-    """w x (0, 0, -radius): the lowest point moves with the link's turning."""
-
-    def down(q: Array) -> Array:
-        return link_poses(model, q)[1]
-
-    rotation, rate = jax.jvp(down, (q,), (coordinate_rates(model, q, qd),))
-    spin = jnp.einsum("lijb,lkjb->likb", rate, rotation)[model.contact_link]  # [w]x = R' R^T
-    radius = jnp.asarray(model.contact_radius, q.dtype)[:, None, None]
-    velocity: Array = -spin[:, :, 2] * radius
-    return velocity
-
-
-def coordinate_rates(model: Model, q: Array, qd: Array) -> Array:
-    """Time derivatives of the coordinates (nq, batch)."""
-    rows = []
-    for link, kind in enumerate(model.joint_type):
-        c, v = model.coordinate_start[link], model.velocity_start[link]
-        rows.append(qd[v : v + (3 if kind is JointType.FREE else 1)])
-        if kind is JointType.FREE:
-            w, x, y, z = q[c + 3 : c + 7]
-            a, b, d = 0.5 * qd[v + 3 : v + 6]
-            turned = [-a * x - b * y - d * z, a * w + b * z - d * y]
-            turned += [b * w + d * x - a * z, d * w + a * y - b * x]
-            rows.append(jnp.stack(turned))
-    return jnp.concatenate(rows)
+    Args:
+        model: the robot.
+        factors: of one environment: masses (links,), gravity.
+    """
+    root = list(range(model.num_links))
+    for link, parent in enumerate(model.parent):
+        root[link] = link if parent < 0 else root[parent]
+    free = np.array([model.joint_type[k] is JointType.FREE for k in root])
+    masses = model.mass * (1.0 if factors.mass is None else np.asarray(factors.mass))
+    mass = float(masses[free if free.any() else slice(None)].sum())
+    gravity = 1.0 if factors.gravity is None else float(factors.gravity)
+    return mass * gravity * float(np.linalg.norm(model.gravity))
 
 
 def joint_pushes(

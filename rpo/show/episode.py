@@ -107,6 +107,17 @@ class Episodes:
         """The step that an environment takes at a time; its last one after the end."""
         return min(int(seconds / self.control_dt + 1e-6), int(self.length[env]) - 1)
 
+    def q_at(self, seconds: float, env: int) -> Float[np.ndarray, " nq"]:
+        """Coordinates at a time, between those of two steps: a film has a rate of its own.
+
+        Quaternions are mixed like everything else; whoever draws them makes them unit again.
+        """
+        step = self.step_at(seconds, env)
+        after = min(step + 1, int(self.length[env]) - 1)
+        share = min(max(seconds / self.control_dt - step, 0.0), 1.0)
+        q: np.ndarray = (1 - share) * self.q[step, env] + share * self.q[after, env]
+        return q
+
     def return_until(self, step: int, env: int) -> float:
         """Undiscounted return of the steps up to and including this one."""
         return float(self.reward[: step + 1, env].sum(dtype=np.float64))

@@ -7,9 +7,12 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rpo.envs.base import Env
 from rpo.show.details import look_into
 from rpo.show.episode import record_episodes, robot_of
+from rpo.show.scene import FIXED_LOOK
 from rpo.show.scenes import Scene
 from rpo.show.stage3d import Robot3D, play
 from rpo.training.files import replacing
@@ -86,8 +89,19 @@ def stop_server(server: Any) -> None:
 
 
 def place_camera(server: Any, robot: Robot3D) -> None:
-    """Looks at the robot from the side, a little ahead of it."""
+    """Looks at the robot from the side, a little ahead of it; at a fixed one as in films."""
     size, height = robot.size, robot.height
-    server.initial_camera.position = (0.8 * size, -1.3 * size, height + 0.3 * size)
-    server.initial_camera.look_at = (0.0, 0.0, 0.6 * height)
+    target = np.array([0.0, 0.0, 0.6 * height])
+    offset = np.array([0.8 * size, -1.3 * size, 0.4 * height + 0.3 * size])
+    if robot.fixed:
+        azimuth, elevation, distance = FIXED_LOOK
+        around, up = np.deg2rad(azimuth), np.deg2rad(elevation)
+        target = robot.middle
+        offset = (
+            -distance
+            * size
+            * np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
+        )
+    server.initial_camera.position = tuple(target + offset)
+    server.initial_camera.look_at = tuple(target)
     server.initial_camera.up = (0.0, 0.0, 1.0)

@@ -14,13 +14,25 @@ from rpo.show.episode import Episodes, Push
 COLORS = ("#1a6b94", "#d96b3d", "#5b8e3e", "#8a5a9e", "#b08d1e", "#5a6472", "#c0392b", "#16a085")
 MOST_LINES = len(COLORS)
 PLOTS_PER_SECOND = 5.0
+FORCES = "What each link feels where it touches; the weight of the robot would be 0.3 of its size."
+GRADIENTS = "More return would come from more torque that way; the length is the derivative."
+SAMPLED = "With the noise of training; without it the policy's mean acts."
+START = "Seed of the episode's start and of the noise."
+TRAINING = "Plays the newest policy as soon as the training has saved it."
 
 
 class Panel:
     """What the user has chosen, and what the page says about it."""
 
     def __init__(
-        self, server: Any, *, labels: Sequence[str], seeds: Sequence[int], pushes: int, first: Any
+        self,
+        server: Any,
+        *,
+        labels: Sequence[str],
+        seeds: Sequence[int],
+        pushes: int,
+        first: Any,
+        training: bool,
     ) -> None:
         """Adds the controls.
 
@@ -30,6 +42,7 @@ class Panel:
             seeds: of the trainings.
             pushes: in how many directions the robot can be pushed.
             first: what is played at first, a `Choice`.
+            training: whether newer policies may come.
         """
         self._server, self._gui = server, server.gui
         self._lock = threading.Lock()
@@ -41,8 +54,8 @@ class Panel:
         server.gui.configure_theme(control_layout="fixed", control_width="medium", show_logo=False)
         self._text = self._gui.add_markdown("")
         self._add_player()
-        self._add_choices(labels, seeds, first)
-        self._folder = self._gui.add_folder("Over time")
+        self._add_choices(labels, seeds, first, training)
+        self._folder = self._gui.add_folder("Over time (s)")
 
     def _add_player(self) -> None:
         gui = self._gui
@@ -51,8 +64,8 @@ class Panel:
             self._time = gui.add_slider("time (s)", min=0.0, max=1.0, step=0.01, initial_value=0.0)
             self._speed = gui.add_slider("speed", min=0.1, max=3.0, step=0.1, initial_value=1.0)
             self._follow = gui.add_checkbox("camera goes along", True)
-            self._forces = gui.add_checkbox("contact forces", True)
-            self._gradients = gui.add_checkbox("action gradients", True)
+            self._forces = gui.add_checkbox("contact forces (green)", True, hint=FORCES)
+            self._gradients = gui.add_checkbox("action gradients (red)", True, hint=GRADIENTS)
         self._playing = True
 
         @self._button.on_click  # type: ignore[untyped-decorator]
@@ -65,18 +78,25 @@ class Panel:
             if event.client is not None:  # a person, not the clock
                 self._seconds = float(self._time.value)
 
-    def _add_choices(self, labels: Sequence[str], seeds: Sequence[int], first: Any) -> None:
+    def _add_choices(
+        self, labels: Sequence[str], seeds: Sequence[int], first: Any, training: bool
+    ) -> None:
         gui = self._gui
         with gui.add_folder("Policy"):
             self._checkpoint = gui.add_dropdown(
                 "checkpoint", list(labels), initial_value=first.checkpoint
             )
             self._seed = gui.add_dropdown(
-                "seed", [str(seed) for seed in seeds], initial_value=str(first.seed)
+                "seed",
+                [str(seed) for seed in seeds],
+                initial_value=str(first.seed),
+                visible=len(seeds) > 1,
             )
-            self._sampled = gui.add_checkbox("sampled actions", first.sampled)
-            self._start = gui.add_number("start", first.start, min=0, step=1)
-            self._training = gui.add_checkbox("follow the training", True)
+            self._sampled = gui.add_checkbox("sampled actions", first.sampled, hint=SAMPLED)
+            self._start = gui.add_number("start", first.start, min=0, step=1, hint=START)
+            self._training = gui.add_checkbox(
+                "follow the training", training, hint=TRAINING, visible=training
+            )
         self._pushing: list[Any] = []
         if self._pushes:
             with gui.add_folder("Push"):
@@ -188,11 +208,11 @@ class Panel:
         """Everything up to this step."""
         episodes, details = self.loaded
         times = np.arange(len(details.action_gradient)) * episodes.control_dt
-        loads = details.contact_force[:, :, 2]
         self._plot("reward per step", times, details.terms, step)
-        names = details.contact_names
-        points = {name: loads[:, k] for k, name in enumerate(names) if loads[:, k].any()}
-        self._plot("ground's normal forces (N)", times, points or {"none": 0 * times}, step)
+        loads = np.linalg.norm(details.contact_force, axis=2)
+        largest = sorted(np.argsort(-loads.mean(axis=0), kind="stable")[:MOST_LINES])
+        points = {details.contact_names[k]: loads[:, k] for k in largest}
+        self._plot("contact forces (N)", times, points or {"none": 0 * times}, step)
         size = np.linalg.norm(details.action_gradient, axis=1)
         self._plot("size of the action gradient", times, {"size": size}, step)
 
@@ -217,6 +237,6 @@ class Panel:
                 tuple(series),
                 title=title,
                 scales={"x": {"time": False, "auto": True}, "y": {"auto": True}},
-                legend={"show": len(lines) > 1},
+                legend={"show": len(lines) > 1, "live": False},
                 aspect=1.6,
             )

@@ -24,10 +24,23 @@ PALETTE = (
     (0.55, 0.60, 0.66, 1.0),
 )
 """Colours of links by their depth in the tree."""
+FACES = (
+    (0.80, 0.25, 0.24, 1.0),
+    (0.13, 0.47, 0.66, 1.0),
+    (0.30, 0.58, 0.28, 1.0),
+    (0.95, 0.78, 0.32, 1.0),
+    (0.50, 0.36, 0.66, 1.0),
+    (0.93, 0.94, 0.95, 1.0),
+)
+"""Colours of a loose box's faces: +x, -x, +y, -y, +z, -z."""
 UNPAINTED = (0.5, 0.5, 0.5, 1.0)
 SKY = ((0.72, 0.83, 0.93), (0.97, 0.98, 1.0))
 GROUND = ((0.80, 0.83, 0.86), (0.74, 0.78, 0.82))
 GROUND_EDGE = (0.62, 0.67, 0.72)
+
+
+FIXED_LOOK = (40.0, -35.0, 1.6)
+"""Azimuth, elevation (degrees) and distance (sizes) from which a fixed robot, a hand, is seen."""
 
 
 def paint(spec: mujoco.MjSpec, width: int, height: int) -> mujoco.MjModel:
@@ -72,9 +85,36 @@ def _add_texture(spec: mujoco.MjSpec, name: str, kind: Any, builtin: Any, colors
 
 
 def dress(spec: mujoco.MjSpec) -> None:
-    """Gives the links colours, and rods to limbs without shapes."""
+    """Gives the links colours, rods to limbs without shapes, and faces to what is handled."""
     _paint_links(spec)
     add_bones(spec)
+    _mark_faces(spec)
+
+
+def _mark_faces(spec: mujoco.MjSpec) -> None:
+    """Colours the faces of loose boxes beside the robot, so that one can see how they turn."""
+    for body in spec.worldbody.bodies[1:]:
+        loose = any(joint.type == mujoco.mjtJoint.mjJNT_FREE for joint in body.joints)
+        boxes = [geom for geom in body.geoms if geom.type == mujoco.mjtGeom.mjGEOM_BOX]
+        if not loose or len(body.geoms) != 1 or not boxes:
+            continue
+        (box,) = boxes
+        axes = np.zeros(9)
+        mujoco.mju_quat2Mat(axes, np.array(box.quat))
+        for number, color in enumerate(FACES):
+            axis, sign = number // 2, 1 - 2 * (number % 2)
+            size = 0.7 * np.array(box.size)
+            size[axis] = 0.01 * box.size[axis]
+            body.add_geom(
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                size=size,
+                pos=np.array(box.pos) + sign * box.size[axis] * axes.reshape(3, 3)[:, axis],
+                quat=box.quat,
+                rgba=color,
+                contype=0,
+                conaffinity=0,
+                mass=0,
+            )
 
 
 def _paint_links(spec: mujoco.MjSpec) -> None:
@@ -82,7 +122,7 @@ def _paint_links(spec: mujoco.MjSpec) -> None:
         for geom in body.geoms:
             if not geom.material and np.allclose(geom.rgba, UNPAINTED):
                 geom.rgba = PALETTE[min(depth, len(PALETTE) - 1)]
-                geom.size[0] *= 1 - 0.01 * depth  # shapes that end in one another do not flicker
+                geom.size[0] *= 1 - 0.025 * depth  # shapes that end in one another do not flicker
         for child in body.bodies:
             visit(child, depth + 1)
 
@@ -104,6 +144,23 @@ def _add_light(spec: mujoco.MjSpec) -> None:
         specular=[0.2] * 3,
         castshadow=True,
     )
+
+
+def moves(model: mujoco.MjModel) -> bool:
+    """Whether the robot's root does; a hand's does not."""
+    return bool(model.nbody > 1 and model.body_dofnum[1] > 0)
+
+
+def robot_box(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[Float[np.ndarray, "3"], float]:
+    """Middle and width of the bounding box of all bodies as they stand; of a robot that is fixed
+    without what lies loose beside it."""
+    own = model.geom_bodyid > 0
+    if model.nbody > 1 and not moves(model):
+        own = model.body_rootid[model.geom_bodyid] == 1
+    centre, radius = data.geom_xpos[own], model.geom_rbound[own][:, None]
+    corners = np.concatenate([centre - radius, centre + radius])
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    return 0.5 * (low + high), float((high - low).max())
 
 
 class Stage:
@@ -129,24 +186,18 @@ class Stage:
         except Exception as error:  # what the system's OpenGL comes up with
             raise RunError(f"OpenGL cannot draw here: {' '.join(str(error).split())}") from error
         self._camera = mujoco.MjvCamera()
-        self._moves = self.model.body_dofnum[1] > 0 if self.model.nbody > 1 else False
-        self._size = self._robot_size()
+        self._moves = moves(self.model)
+        self._middle, self._size = robot_box(self.model, self._data)
         planar = self._moves and self.model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE
-        self._camera.azimuth = 90.0 if planar else 130.0
-        self._camera.elevation = -8.0 if planar else -18.0
-        self._camera.distance = 2.0 * self._size
-
-    def _robot_size(self) -> float:
-        """Width of the robot's bounding box, without the ground."""
-        own = self.model.geom_bodyid > 0
-        centre, radius = self._data.geom_xpos[own], self.model.geom_rbound[own][:, None]
-        return float(np.ptp(np.concatenate([centre - radius, centre + radius]), axis=0).max())
+        look = (90.0, -8.0, 2.0) if planar else (130.0, -18.0, 2.0) if self._moves else FIXED_LOOK
+        self._camera.azimuth, self._camera.elevation, distance = look
+        self._camera.distance = distance * self._size
 
     def look_at(self, q: Float[np.ndarray, " nq"]) -> Float[np.ndarray, "3"]:
-        """The point that the camera follows, for coordinates q: where the robot's root is."""
+        """The point that the camera follows, for coordinates q: where the robot's root is, or the
+        middle of a robot that is fixed."""
         self._pose(q)
-        point = self._data.xpos[1] if self._moves else self.model.stat.center
-        return np.array(point)
+        return np.array(self._data.xpos[1] if self._moves else self._middle)
 
     def draw(
         self, q: Float[np.ndarray, " nq"], target: Float[np.ndarray, "3"]

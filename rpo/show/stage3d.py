@@ -10,12 +10,16 @@ from jaxtyping import Float
 
 from rpo.show.details import Details
 from rpo.show.episode import Episodes
-from rpo.show.scene import dress
+from rpo.show.scene import dress, moves, robot_box
 
+GROUND_COLOR = (236, 240, 243)
+LINES = (165, 175, 185)
+LARGE = 0.6
+"""A robot larger than this (m) stands on a grid of half metres, a smaller one of decimetres."""
 FORCE_COLOR = (30, 150, 90)
 GRADIENT_COLOR = (214, 69, 65)
 FORCE_LENGTH = 0.3
-"""Length of a contact arrow that carries the robot's weight, as a share of its size."""
+"""Length of a contact arrow that carries the weight on contacts, as a share of the robot's size."""
 GRADIENT_LENGTH = 0.35
 """Length of the arrow of a large action gradient (the 95th percentile), likewise."""
 
@@ -35,26 +39,19 @@ class Robot3D:
         self._data = mujoco.MjData(self.model)
         self._server = server
         self._world = server.scene.add_frame("/world", show_axes=False)
-        server.scene.add_grid(
-            "/world/ground",
-            infinite_grid=True,
-            cell_size=0.5,
-            section_size=2.5,
-            plane_color=(236, 240, 243),
-            plane_opacity=1.0,
-            shadow_opacity=0.3,
-            fade_distance=60.0,
-        )
         self._bodies = {}
         for body in range(1, self.model.nbody):
             name = f"/world/link_{body}"
             self._bodies[body] = server.scene.add_frame(name, show_axes=False)
         for geom in range(self.model.ngeom):
             self._add_shape(geom)
-        self.size = _size_of(self.model)
         mujoco.mj_kinematics(self.model, self._data)
-        self.height = float(self._data.xpos[1, 2]) if self.model.nbody > 1 else 0.0
-        self.weight = float(self.model.body_mass.sum()) * 9.81
+        middle, self.size = robot_box(self.model, self._data)
+        self._add_grounds()
+        root = self._data.xpos[1] if self.model.nbody > 1 else np.zeros(3)
+        self.height = float(root[2])
+        self.middle = middle - [root[0], root[1], 0.0]  # with the root in the middle
+        self.fixed = not moves(self.model)
         # About the root, because a browser moves frames at once and arrows a little later.
         self._root = server.scene.add_frame("/world/arrows", show_axes=False)
         empty = np.zeros((1, 2, 3), np.float32)
@@ -67,6 +64,41 @@ class Robot3D:
             name: server.scene.add_arrows(f"/world/arrows/{name}", empty, color, **thickness)
             for name, color in (("forces", FORCE_COLOR), ("gradients", GRADIENT_COLOR))
         }
+
+    def _add_grounds(self) -> None:
+        """Every plane; a bare grid at height zero for orientation where there is none.
+
+        The ground has no edge; other planes are drawn as large as the description says.
+        """
+        model = self.model
+        planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
+        cell = 0.5 if self.size > LARGE else 0.1
+        look: dict[str, Any] = {
+            "cell_size": cell,
+            "section_size": 5 * cell,
+            "fade_distance": 120 * cell,
+        }
+        look |= {"section_color": LINES}
+        solid: dict[str, Any] = {
+            "plane_color": GROUND_COLOR,
+            "plane_opacity": 1.0,
+            "shadow_opacity": 0.3,
+        }
+        if not len(planes):
+            self._server.scene.add_grid("/world/grid", infinite_grid=True, **look)
+        for geom in planes:
+            ground = model.geom_quat[geom][0] == 1 and model.geom_pos[geom][2] == 0
+            width, height = 2 * model.geom_size[geom][:2]
+            self._server.scene.add_grid(
+                f"/world/plane_{geom}",
+                infinite_grid=bool(ground or not (width and height)),
+                width=float(width) or 1.0,
+                height=float(height) or 1.0,
+                position=model.geom_pos[geom],
+                wxyz=model.geom_quat[geom],
+                **look,
+                **solid,
+            )
 
     def _add_shape(self, geom: int) -> None:
         model, scene = self.model, self._server.scene
@@ -102,7 +134,7 @@ class Robot3D:
 
     def show_arrows(self, details: Details, step: int, *, forces: bool, gradients: bool) -> None:
         """Draws contact forces and action gradients of a step."""
-        scale = FORCE_LENGTH * self.size / max(self.weight, 1e-9)
+        scale = FORCE_LENGTH * self.size / (details.weight or _large(details.contact_force))
         start = details.contact_position[step]
         self._set("forces", start, scale * details.contact_force[step], visible=forces)
         along = details.joint_push[step] * details.action_gradient[step][:, None]
@@ -129,15 +161,6 @@ def play(robot: Robot3D, episodes: Episodes, details: Details, step: int, *, fol
 
 def _large(values: np.ndarray) -> float:
     return max(float(np.percentile(np.abs(values), 95)) if values.size else 0.0, 1e-9)
-
-
-def _size_of(model: mujoco.MjModel) -> float:
-    """Width of the robot's bounding box at its rest pose."""
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    own = model.geom_bodyid > 0
-    centre, radius = data.geom_xpos[own], model.geom_rbound[own][:, None]
-    return float(np.ptp(np.concatenate([centre - radius, centre + radius]), axis=0).max())
 
 
 def _mesh(model: mujoco.MjModel, geom: int, kind: int, size: Any) -> Any:

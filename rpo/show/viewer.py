@@ -7,6 +7,7 @@ import dataclasses
 import socket
 import threading
 import time
+from pathlib import Path
 
 from rpo.envs.base import Env
 from rpo.errors import RunError
@@ -19,6 +20,7 @@ from rpo.show.stage3d import Robot3D
 from rpo.training.needs import need
 from rpo.training.policies import Policy, Source, env_of, open_moments, open_policies
 from rpo.training.policy_file import PolicyFile
+from rpo.training.run import Run
 
 FRAMES_PER_SECOND = 30
 LOOK_FOR_NEWER = 2.0
@@ -62,6 +64,11 @@ class Policies:
         self.env = env_of(source, self.newest, env)
         self.moments: dict[str, PolicyFile] = {}
         self.refresh()
+
+    @property
+    def may_change(self) -> bool:
+        """Whether a training may write newer policies here: not those that come with rpo."""
+        return isinstance(self._source, Run) or Path(self._source).exists()
 
     def refresh(self) -> bool:
         """Looks for newer policies; whether the newest one has changed."""
@@ -142,6 +149,7 @@ class Viewer:
             seeds=seeds,
             pushes=can_be_pushed(task),
             first=first,
+            training=self.policies.may_change,
         )
         self._changed, self._stopped = threading.Event(), threading.Event()
         self.panel.when_chosen(self._changed.set)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.recordings import hand as hand_parity
 from rpo.envs.hand import HandState
 from rpo.envs.registry import make
+from rpo.physics.contact_report import contact_forces, contact_links
 from rpo.physics.diagnostics import mass_matrix
 from tests.marks import nightly
 from tests.reference import hand_path
@@ -187,3 +188,54 @@ def test_differences_from_the_published_task_are_settings():
     inside = make("hand", limit_damping_inside=True).model
     assert (inside.limit_damping[:16] == 10).all() and not inside.limit_damping_beyond.any()
     assert not make("hand", attract_inside=False).model.geoms.attract_inside
+
+
+def test_the_forces_that_are_shown_move_the_cube(quick):
+    """Of all contacts on it: m (a - g), here between the fingers in four kinds of motion."""
+    env, step = quick
+    model, dt = env.model, env.spec.control_dt
+    draws = np.random.default_rng(0)
+    start = env.reset(jax.random.key(0), 4)
+    q, qd = np.zeros((4, 23), np.float32), 0.3 * draws.normal(size=(4, 22)).astype(np.float32)
+    q[:, 16:20] = [[0, -0.1, z, 1] for z in (0.526, 0.525, 0.522, 0.52)]
+    physics = dataclasses.replace(start.physics, q=jnp.asarray(q), qd=jnp.asarray(qd))
+    state = dataclasses.replace(start, physics=physics)
+    following, transition = jax.device_get(step(state, jnp.zeros((4, 16))))
+    goes_on, after = ~transition.terminated, following.physics
+    forces = jax.jit(contact_forces, static_argnums=0)(model, q.T, qd.T)[1]
+    cube = model.link_names.index("cube")
+    total = np.asarray(forces)[np.array(contact_links(model)) == cube].sum(axis=0).T
+    assert goes_on.sum() >= 3
+    assert (np.linalg.norm(total, axis=1) > 5).all()
+    # The step integrates the twist about where it began: its rate is a - w x v.
+    turned = np.cross(after.qd[:, 19:], (after.q - q)[:, 16:19])
+    rate = (after.qd[:, 16:19] - turned - qd[:, 16:19]) / dt
+    rate += np.cross(qd[:, 19:], qd[:, 16:19])
+    expected = model.mass[cube] * (rate - model.gravity)
+    np.testing.assert_allclose(total[goes_on], expected[goes_on], rtol=1e-3, atol=0.02)
+
+
+@nightly
+def test_the_fingers_carry_the_cubes_weight():
+    """While it rests on them, a little curled: on average, for its contacts never stand still."""
+    env = make("hand", start_position_range=0.0)
+    model = env.model
+    action = np.zeros((2, 16), np.float32)
+    for finger in range(4):
+        action[:, 4 * finger + 1 : 4 * finger + 4] = np.array([[0.03], [0.05]])
+    start = env.reset(jax.random.key(0), 2).physics
+    q = start.q.at[:, 19:].set(jnp.array([1.0, 0, 0, 0])).at[:, :16].set(0)
+
+    @jax.jit
+    def play(physics):
+        def step(physics, _):
+            physics = env.dynamics(physics, action)
+            return physics, (physics.q[1], physics.qd[1])
+
+        return jax.lax.scan(step, physics, length=48)[1]
+
+    q, qd = play(dataclasses.replace(start, q=q))
+    forces = jax.jit(contact_forces, static_argnums=0)(model, q[22:].T, qd[22:].T)[1]
+    cube = model.link_names.index("cube")
+    carried = np.asarray(forces)[np.array(contact_links(model)) == cube].sum(axis=0).mean(axis=1)
+    np.testing.assert_allclose(carried, [0, 0, 9.81 * model.mass[cube]], atol=0.7)

@@ -21,14 +21,15 @@ def test_the_derivative_reaches_the_pusher_through_the_contact():
     assert len(example["MODEL"].geoms.pairs) == 1
     with jax.enable_x64(True):
         env = example["Push"]()
-        start = (jnp.zeros((2, 9)).at[:, 4].set(0.1).at[:, 5].set(1.0), jnp.zeros((2, 8)))
+        q = jnp.zeros((2, 9)).at[:, 4].set(0.1).at[:, 5].set(1.0)
+        start = example["PushState"](q, jnp.zeros((2, 8)))
 
         @jax.jit
         def place(push):
             """Of two balls after a second: one pusher drives at its ball, the other rests."""
             action = jnp.stack([jnp.stack([push, 0.0]), jnp.zeros(2)])
-            (q, _), _ = jax.lax.scan(lambda s, _: (env.dynamics(s, action), None), start, length=25)
-            return q[0, 2], q[1, 2]
+            end, _ = jax.lax.scan(lambda s, _: (env.dynamics(s, action), None), start, length=25)
+            return end.q[0, 2], end.q[1, 2]
 
         slope = float(jax.jit(jax.grad(lambda push: place(push)[0]))(0.6))
         h = 1e-6

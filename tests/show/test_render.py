@@ -22,6 +22,7 @@ from rpo.show.bones import add_bones
 from rpo.show.episode import Episodes, record_episodes, robot_of
 from rpo.show.film import Film, Format, Panel, caption, write_film
 from rpo.show.render import render
+from rpo.show.scene import FACES, dress
 from rpo.show.scenes import Scene
 from rpo.training import RunError, load_policy
 from rpo.training.evaluation import evaluate_policy
@@ -112,6 +113,43 @@ def test_a_caption_says_what_was_reached(episodes: Episodes) -> None:
     assert caption(Panel("", known, 1), 11) == "return 12   2.5 m/s   0.2 s, fell"
     assert known.step_at(99.0, 1) == 11
     assert "m/s" not in caption(Panel("", dataclasses.replace(known, speed_column=None)), 11)
+
+
+def test_a_pose_lies_between_those_of_two_steps(episodes: Episodes) -> None:
+    dt, q = episodes.control_dt, episodes.q
+    np.testing.assert_allclose(episodes.q_at(3.25 * dt, 1), 0.75 * q[3, 1] + 0.25 * q[4, 1])
+    np.testing.assert_array_equal(episodes.q_at(7 * dt, 0), q[7, 0])
+    np.testing.assert_array_equal(episodes.q_at(99.0, 1), q[29, 1])
+
+
+def test_the_camera_keeps_up_to_the_ends(opengl: None, episodes: Episodes) -> None:
+    """A robot at constant speed stays in the middle from the first picture to the last."""
+    q = np.zeros_like(episodes.q)
+    q[..., 0] = 0.1 * np.arange(len(q))[:, None]
+    states = dataclasses.replace(
+        episodes.states, physics=dataclasses.replace(episodes.states.physics, q=q)
+    )
+    even = dataclasses.replace(episodes, states=states)
+    film = Film(robot_of(envs.make("hopper")), [Panel("", even)], Format(64, 64, 25))
+    film.close()
+    times = np.arange(film.count) / 25
+    expected = 0.1 * np.minimum(times / even.control_dt, 29)
+    np.testing.assert_allclose(film._targets[0][:, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("task", "faces"), [("hand", 6), ("ant", 0)])
+def test_a_handled_box_shows_how_it_turns(task: str, faces: int) -> None:
+    """By faces that weigh and hit nothing; nothing else gets any."""
+    spec: Any = robot_of(envs.make(task))
+    before = spec.compile()
+    dress(spec)
+    after = spec.compile()
+    assert after.ngeom - before.ngeom == faces
+    marked = [color for color in np.float32(FACES) if (after.geom_rgba == color).all(axis=1).any()]
+    assert len(marked) == faces
+    if faces:
+        assert after.body_mass[-1] == before.body_mass[-1]
+        assert not after.geom_contype[-faces:].any()
 
 
 def test_a_full_disk_leaves_nothing(opengl: None, episodes: Episodes, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from rpo import cli
+from rpo import cli, envs
 from rpo.train_command import _train_form
 from rpo.training import Run, TrainingError
 from rpo.training.logging import Best, PlainReporter, Status, TerminalReporter, duration
@@ -76,6 +78,35 @@ def test_help_shows_every_setting_with_the_presets_value(capsys) -> None:
     assert "--seeds" in text
 
 
+def test_gradients_are_checked_of_the_task_as_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    checked: list[tuple[Any, dict[str, Any]]] = []
+
+    def note(env: Any, **given: Any) -> Any:
+        checked.append((env, given))
+        return SimpleNamespace(table=str, passed=len(checked) == 1)
+
+    monkeypatch.setattr("rpo.check_command.check_gradients", note)
+    words = "check-gradients ant --friction-coefficient 0.5 --mass-range 0.8 1.2 --samples 1e1"
+    assert cli.main(words.split()) == 0
+    robot = Path(envs.__file__).parent / "assets" / "hopper.xml"
+    more = ["--substeps", "8", "--strength", "20", "--seed", "3"]
+    assert cli.main(["check-gradients", str(robot), *more]) == 1
+    (ant, first), (described, second) = checked
+    assert ant.settings.friction_coefficient == 0.5
+    assert ant.randomization.mass_range == (0.8, 1.2)
+    assert described.step_settings.substeps == 8
+    first, second = ({k: v for k, v in x.items() if k != "progress"} for x in (first, second))
+    assert first == {"samples": 10, "horizon": 8, "seed": 0}
+    assert second == {"samples": 16, "horizon": 8, "seed": 3}
+    with pytest.raises(SystemExit):
+        cli.main(["check-gradients", "ant", "--help"])
+    text = capsys.readouterr().out
+    assert "--friction-coefficient" in text
+    assert "--horizon" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -106,6 +137,12 @@ def test_help_shows_every_setting_with_the_presets_value(capsys) -> None:
         ("plot RUN --output /dev/null/a.png", 1, "/dev/null/a.png: Not a directory"),
         ("check-gradients nothing", 2, "unknown task 'nothing'"),
         ("check-gradients ant --horizon -1", 2, "horizon is -1, must lie between 0 and"),
+        ("check-gradients", 2, "TASK"),
+        ("check-gradients --samples 3 ant", 2, "name a task first: rpo check-gradients TASK"),
+        ("check-gradients ant --friction 1", 2, "unknown setting --friction (did you mean"),
+        ("check-gradients ant --num-envs 1", 2, "rpo check-gradients ant --help explains them"),
+        ("check-gradients ant --substeps 8", 2, "mass_matrix_interval is 16, must divide"),
+        ("check-gradients ant --strength -1", 2, "strength is -1.0, must be"),
         ("tasks more", 2, "more"),
         ("evaluate RUN", 1, "would execute that file; if you trust it, add --trust"),
         ("train --resume RUN", 1, "would execute that file"),
