@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from rpo.physics.geoms import Floats
+from rpo.physics.tables import check_ranges, check_table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,16 +52,9 @@ class Actuators:
         count, dofs = self.moment.shape
         shapes = {"moment": (count, dofs), "joint_lower": (dofs,), "joint_upper": (dofs,)}
         shapes |= dict.fromkeys(_ACTUATOR_FIELDS, (len(self.names),))
-        for field, shape in shapes.items():
-            value = getattr(self, field)
-            if value.shape != shape:
-                raise ValueError(f"actuators: {field} has shape {value.shape}, expected {shape}")
-            ranged = field.endswith(("_lower", "_upper"))
-            if np.isnan(value).any() or (not ranged and np.isinf(value).any()):
-                raise ValueError(f"actuators: {field} holds a non-finite number")
-        for what in ("control", "force", "joint"):
-            if (getattr(self, f"{what}_lower") > getattr(self, f"{what}_upper")).any():
-                raise ValueError(f"actuators: {what}_lower is above {what}_upper")
+        bounds = [field for field in shapes if field.endswith(("_lower", "_upper"))]
+        check_table("actuators", self, shapes, bounds=bounds)
+        check_ranges("actuators", self, "control", "force", "joint")
 
     def forces(self, control: Array, strength: Array | None = None) -> Array:
         """Joint forces (nv, batch) for controls (nu, batch), as `control_step` takes them.
