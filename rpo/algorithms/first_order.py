@@ -10,16 +10,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt32
 
-from rpo.algorithms.base import (
-    Algorithm,
-    Metrics,
-    TrainState,
-    fresh_state,
-    require,
-)
+from rpo.algorithms.base import Algorithm, Metrics, TrainState, fresh_state
 from rpo.algorithms.bounds import bound_action_gradients, bound_values
-from rpo.algorithms.checks import require_ranges
-from rpo.algorithms.config import MethodConfig
+from rpo.algorithms.config import MethodConfig, require, require_ranges
 from rpo.algorithms.critic_training import fit_critics
 from rpo.algorithms.devices import (
     device_mean,
@@ -27,7 +20,7 @@ from rpo.algorithms.devices import (
     environment_indices,
     environment_keys,
 )
-from rpo.algorithms.iteration import end_iteration, skipped_update_metrics
+from rpo.algorithms.iteration import end_iteration
 from rpo.algorithms.keys import iteration_keys, start_keys
 from rpo.algorithms.optimizer import (
     SCHEDULES,
@@ -39,19 +32,15 @@ from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
 from rpo.algorithms.surrogate import (
     ActorBatch,
+    ActorLoss,
+    actor_gradient,
     divergence,
     make_actor_batch,
     reward_with_entropy,
 )
 from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
-from rpo.nets import (
-    CRITICS,
-    Critic,
-    GaussianPolicy,
-    TanhGaussianPolicy,
-    new_state_values,
-)
+from rpo.nets import CRITICS, Critic, TanhGaussianPolicy, new_state_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,14 +100,12 @@ class FirstOrderConfig(MethodConfig):
             not_negative=("weight_decay",),
             fractions=("td_lambda",),
             betas=("betas",),
+            choices={"critic": CRITICS, "actor_learning_rate_schedule": SCHEDULES},
+            parts_of_horizon=("critic_minibatches",),
         )
         require(
             0 <= self.actor_learning_rate_hold < 1,
             f"actor_learning_rate_hold is {self.actor_learning_rate_hold}, must be in [0, 1)",
-        )
-        require(
-            self.critic in CRITICS,
-            f"critic is {self.critic!r}, must be one of {', '.join(CRITICS)}",
         )
         require(
             self.critic != "scaled" or self.discount < 1,
@@ -127,16 +114,6 @@ class FirstOrderConfig(MethodConfig):
         require(
             self.target_value in ("mean", "min"),
             f"target_value is {self.target_value!r}, must be 'mean' or 'min'",
-        )
-        require(
-            self.actor_learning_rate_schedule in SCHEDULES,
-            f"actor_learning_rate_schedule is {self.actor_learning_rate_schedule!r}, "
-            f"must be one of {', '.join(SCHEDULES)}",
-        )
-        require(
-            self.horizon % self.critic_minibatches == 0,
-            f"critic_minibatches is {self.critic_minibatches}, must divide the horizon "
-            f"({self.horizon})",
         )
 
 
@@ -244,7 +221,7 @@ class FirstOrderAlgorithm(Algorithm):
 
         state, ending = end_iteration(state, segment, self.axis)
         metrics |= gradient_metrics | actor_metrics | method_metrics | critic_metrics | ending
-        return state, metrics | {"learning_rate": learning_rate} | skipped_update_metrics(state)
+        return state, metrics | {"learning_rate": learning_rate}
 
     def learning_rate(self, state: TrainState) -> Float[Array, ""]:
         """Of the actor, in this iteration."""
@@ -343,12 +320,13 @@ class FirstOrderAlgorithm(Algorithm):
 
 def descend_once(
     algorithm: FirstOrderAlgorithm,
+    loss: ActorLoss[ActorBatch],
     state: TrainState,
     batch: ActorBatch,
-    gradient: GaussianPolicy,
     learning_rate: Float[Array, ""],
 ) -> tuple[TrainState, Metrics]:
-    """One step of the actor against a gradient, and how far it moved the policy."""
+    """One step of the actor against the gradient of a loss, and how far it moved the policy."""
+    gradient, _ = actor_gradient(loss, state.policy, batch, algorithm.axis)
     policy, optimizer, norm = algorithm.optimizer.step(
         state.policy, state.actor_optimizer, gradient, learning_rate
     )

@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, PyTree
 
 from rpo.algorithms.alpha_policy import AdvantageBatch, fit_alpha_policy
 from rpo.algorithms.attempts import RATE_FACTOR, Actor, Outcome
-from rpo.algorithms.base import Metrics, TrainState, require
+from rpo.algorithms.base import Metrics, TrainState
 from rpo.algorithms.bounds import bound_values
-from rpo.algorithms.checks import require_ranges
+from rpo.algorithms.config import require, require_ranges
 from rpo.algorithms.devices import device_max, device_mean, device_sum, standardize
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.keys import iteration_keys
@@ -98,13 +98,10 @@ class GIPPOConfig(FirstOrderConfig):
             not_negative=("alpha_min_learning_rate",),
             fractions=("initial_alpha", "max_out_of_range"),
             betas=("ppo_betas",),
+            parts_of_horizon=("ppo_minibatches",),
         )
         require(self.clip <= 1, f"clip is {self.clip}, must be at most 1: ratios are positive")
         require(self.alpha_factor >= 1, f"alpha_factor is {self.alpha_factor}, must be at least 1")
-        require(
-            self.horizon % self.ppo_minibatches == 0,
-            f"ppo_minibatches is {self.ppo_minibatches}, must divide the horizon ({self.horizon})",
-        )
         require(
             (self.discount * self.td_lambda) ** (self.horizon - 1) >= SMALLEST_WEIGHT,
             f"td_lambda is {self.td_lambda}, must be larger for advantage gradients of "
@@ -132,13 +129,6 @@ class AlphaState(eqx.Module):
 def volume_ratio(new: Gaussian, old: Gaussian) -> Float[Array, "*batch"]:
     """Product over action dimensions of std_new / std_old."""
     return jnp.exp(jnp.sum(new.log_std - old.log_std, axis=-1))
-
-
-def next_alpha(
-    alpha: Float[Array, ""], passed: Array, factor: float, largest: float = 1.0
-) -> Float[Array, ""]:
-    """Longer, up to `largest`, if both tests were passed, otherwise shorter."""
-    return jnp.where(passed, jnp.minimum(alpha * factor, largest), alpha / factor)
 
 
 class GIPPO(FirstOrderAlgorithm):
@@ -189,8 +179,7 @@ class GIPPO(FirstOrderAlgorithm):
         begins with it, and o_t does not depend on u_t. So dA_start/du_t is the sum from t on, which
         is (gamma lambda)^k dA_t/du_t. A_start + V(o_start) is the TD(lambda) target.
         """
-        config = self.config
-        ended = segment.terminated | segment.truncated
+        config, ended = self.config, segment.ended
         target = td_lambda(
             reward,
             next_value,
@@ -217,11 +206,8 @@ class GIPPO(FirstOrderAlgorithm):
             config.td_lambda,
         )
         advantage, _ = bound_values(advantage, self.axis)
-        weight = step_discounts(
-            segment.terminated | segment.truncated,
-            config.discount * config.td_lambda,
-            segment.reward.dtype,
-        )
+        decay = config.discount * config.td_lambda
+        weight = step_discounts(segment.ended, decay, segment.reward.dtype)
         return AdvantageBatch(
             observation=observation,
             action=segment.action,
@@ -287,7 +273,8 @@ class GIPPO(FirstOrderAlgorithm):
 
         biased = (out_of_range > config.max_out_of_range) | ((gain < 0) & (standardized < -1))
         passed = (deviation <= config.alpha_interval) & ~biased
-        alpha = next_alpha(state.alpha, passed, config.alpha_factor)
+        longer, shorter = state.alpha * config.alpha_factor, state.alpha / config.alpha_factor
+        alpha = jnp.where(passed, jnp.minimum(longer, 1.0), shorter)
         lowest = min(config.alpha_min_learning_rate / config.actor_learning_rate, 1.0)
         lower = jnp.maximum(state.rate_scale / RATE_FACTOR, lowest)
         metrics = {

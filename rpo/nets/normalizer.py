@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -75,5 +74,4 @@ class Normalizer(eqx.Module):
 
 def new_normalizer(features: int) -> Normalizer:
     """The identity, up to epsilon: no samples seen."""
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    return Normalizer(jnp.zeros(features, dtype), jnp.ones(features, dtype), jnp.zeros((), dtype))
+    return Normalizer(jnp.zeros(features), jnp.ones(features), jnp.zeros(()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -59,6 +60,10 @@ bounded_log_std.defvjp(_bounded_forward, _bounded_backward)
 class GaussianPolicy(eqx.Module):
     """A network that maps normalised observations to a Gaussian over u, from which actions come."""
 
+    gain: ClassVar[float] = 1.0
+    """Scale of the hidden layers' weights."""
+    head_gain: ClassVar[float] = 1.0
+    """The same of the two heads."""
     trunk: Trunk
     mean_head: Linear
     log_std_head: Linear
@@ -69,9 +74,6 @@ class GaussianPolicy(eqx.Module):
         action_size: int,
         hidden_sizes: Sequence[int],
         key: Array,
-        *,
-        gain: float = 1.0,
-        head_gain: float = 1.0,
     ) -> None:
         """Orthogonal weights, zero biases.
 
@@ -80,13 +82,11 @@ class GaussianPolicy(eqx.Module):
             action_size: length of one action.
             hidden_sizes: widths of the hidden layers, at least one.
             key: a JAX random key.
-            gain: scale of the hidden layers' weights.
-            head_gain: the same for the two heads.
         """
         trunk_key, mean_key, std_key = jax.random.split(key, 3)
-        self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, gain)
-        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, head_gain)
-        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, head_gain)
+        self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, self.gain)
+        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, self.head_gain)
+        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, self.head_gain)
 
     @abc.abstractmethod
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
@@ -100,12 +100,6 @@ class GaussianPolicy(eqx.Module):
 
 class TanhGaussianPolicy(GaussianPolicy):
     """u = mean(o) + std(o) * noise, action = tanh(u); log-std depends on the state, in [-5, 2]."""
-
-    def __init__(
-        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
-    ) -> None:
-        """Orthogonal weights of gain 1 everywhere; the arguments as in `GaussianPolicy`."""
-        super().__init__(observation_size, action_size, hidden_sizes, key)
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the pre-squash action u for normalised observations."""
@@ -125,13 +119,8 @@ class ClippedGaussianPolicy(GaussianPolicy):
     The mean is a tanh; the standard deviation 0.9 * sigmoid(x + 2) + 0.1 lies in [0.1, 1].
     """
 
-    def __init__(
-        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
-    ) -> None:
-        """Gain sqrt(2) in the hidden layers, 0.01 in the heads: the mean starts near zero."""
-        super().__init__(
-            observation_size, action_size, hidden_sizes, key, gain=math.sqrt(2), head_gain=0.01
-        )
+    gain: ClassVar[float] = math.sqrt(2)
+    head_gain: ClassVar[float] = 0.01  # the mean starts near zero
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the action, before environments clip it."""
@@ -154,30 +143,16 @@ class Actor(eqx.Module):
     def __call__(
         self, observation: Float[Array, "*batch observation"], key: Array | None = None
     ) -> Float[Array, "*batch action"]:
-        """See `policy_action`."""
-        return policy_action(self.policy, self.normalizer, observation, key)
+        """The action for `Env.step`.
 
-
-def policy_action(
-    policy: GaussianPolicy,
-    normalizer: Normalizer,
-    observation: Float[Array, "*batch observation"],
-    key: Array | None,
-) -> Float[Array, "*batch action"]:
-    """What a trained policy does.
-
-    Args:
-        policy: from a training state.
-        normalizer: from the same training state.
-        observation: as the environment gives it, not normalised.
-        key: a JAX random key to sample an action, or None for the deterministic action
-            squash(mean).
-
-    Returns:
-        the action for `Env.step`.
-    """
-    distribution = policy(normalizer(observation))
-    if key is None:
-        return policy.squash(distribution.mean)
-    mean = distribution.mean
-    return policy.squash(distribution.sample(jax.random.normal(key, mean.shape, mean.dtype)))
+        Args:
+            observation: as the environment gives it, not normalised.
+            key: a JAX random key to sample an action, or None for the deterministic action
+                squash(mean).
+        """
+        distribution = self.policy(self.normalizer(observation))
+        mean = distribution.mean
+        if key is None:
+            return self.policy.squash(mean)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return self.policy.squash(distribution.sample(noise))

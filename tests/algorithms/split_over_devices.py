@@ -8,6 +8,7 @@ import sys
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rpo import algorithms
 from tests.algorithms.probe_environments import Poisoned, Wanderer
@@ -56,8 +57,17 @@ def compare(name, config):
     for _ in range(ITERATIONS):
         one, metrics_one = step(one)
 
-    two = algorithms.shard_state(split, start, mesh)
-    step = jax.jit(algorithms.sharded_update(split, env, start, mesh))
+    specs = split.partition(start)
+    two = jax.device_put(start, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
+    step = jax.jit(
+        jax.shard_map(
+            lambda s: split.update(env, s),
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=(specs, PartitionSpec()),
+            check_vma=False,
+        )
+    )
     for _ in range(ITERATIONS):
         two, metrics_two = step(two)
 

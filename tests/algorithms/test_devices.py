@@ -69,10 +69,3 @@ def test_a_seed_alone_gives_what_it_gives_among_others():
         np.testing.assert_allclose(many[1], one, rtol=2e-3, atol=2e-5)
     first = jax.tree.leaves(together[0].policy)[0]
     assert not np.allclose(first[0], first[1])
-
-
-def test_a_mesh_that_does_not_fit_is_refused():
-    algorithm = algorithms.make("rpo", algorithms.RPOConfig(), axis="devices")
-    mesh = jax.make_mesh((1,), ("batch",))
-    with pytest.raises(ValueError, match="axis is 'devices', but the mesh has"):
-        algorithms.sharded_update(algorithm, Wanderer(), None, mesh)
