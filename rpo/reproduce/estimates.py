@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo.reproduce.cells import Cell, State
+from rpo.reproduce.targets import tuples
 from rpo.training import Run, RunError
 from rpo.training.logging import duration
 from rpo.training.provenance import hardware
@@ -159,11 +160,7 @@ def describe(cells: Sequence[tuple[Cell, State, Estimate]]) -> list[str]:
 
 
 def _key(task: str, algorithm: str, settings: Any) -> tuple[Any, ...]:
-    return task, algorithm, *(_tuple(settings.get(name)) for name in COST)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return task, algorithm, *(tuples(settings.get(name)) for name in COST)
 
 
 def _steps_done(path: Path) -> int:

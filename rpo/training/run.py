@@ -63,12 +63,22 @@ class Run:
         path: of the directory.
         config: contents of its `config.json`.
         env: the environment, where this process has it anyhow.
+
+    Attributes:
+        checkpoints: directory of them.
+        policy_path: the policy file.
+        moments: directory of the policies at moments of the training.
+        metrics_path: the table of metrics.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], env: Env | None = None) -> None:
         self.path = path
         self.config = config
         self.env = env
+        self.checkpoints = path / "checkpoints"
+        self.policy_path = path / "policy.npz"
+        self.moments = path / "policies"
+        self.metrics_path = path / "metrics.csv"
         foreign.prepare(config.get("task"))
 
     @classmethod
@@ -199,26 +209,6 @@ class Run:
         """The seeds trained here."""
         settings = self.config["run_settings"]
         return list(range(settings["seed"], settings["seed"] + settings["seeds"]))
-
-    @property
-    def checkpoints(self) -> Path:
-        """Directory of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def policy_path(self) -> Path:
-        """The policy file."""
-        return self.path / "policy.npz"
-
-    @property
-    def moments(self) -> Path:
-        """Directory of the policies at moments of the training."""
-        return self.path / "policies"
-
-    @property
-    def metrics_path(self) -> Path:
-        """The table of metrics."""
-        return self.path / "metrics.csv"
 
     def metrics(self) -> Table:
         """Columns of `metrics.csv` by name, one entry per iteration and seed.

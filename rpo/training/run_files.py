@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rpo.errors import RunError
+from rpo.errors import RunError, one_line
+from rpo.training.files import replacing
 
 MAX_JSON_BYTES = 50_000_000
 MAX_TEXT = 4096
@@ -65,7 +66,7 @@ def read_json(path: Path) -> Any:
     except RecursionError:
         raise RunError(f"{path} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise RunError(f"{path} cannot be read: {one_line(error)[:300]}") from error
 
 
 def check_config(path: Path, config: Any, version: int) -> dict[str, Any]:
@@ -142,19 +143,14 @@ def set_aside(path: Path) -> Path:
 
 
 def write_json(path: Path, contents: Any) -> None:
-    """Replaces a file at once: a reader sees the old contents or the new, never a part.
+    """Replaces a file at once or not at all.
 
     Raises:
         OSError: if it cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # a link would lead elsewhere
-    with temporary.open("x", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
         json.dump(contents, file, indent=2, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _is_number(value: Any) -> bool:
