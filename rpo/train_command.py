@@ -74,7 +74,10 @@ def train(arguments: list[str]) -> int:
     algorithm, preset = algorithm or "rpo", preset or "fast"
     parsed, settings = _read(_train_form(task, algorithm, preset), arguments, f"rpo train {task}")
     if is_description(task):
-        print(RobotFile(task, parsed.task_settings).summary())  # what was chosen for it
+        try:
+            print(RobotFile(task, parsed.task_settings).summary())  # what was chosen for it
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
     api.train(task, algorithm, preset=preset, **settings)
     return 0
 

@@ -82,6 +82,7 @@ def test_help_shows_every_setting_with_the_presets_value(capsys) -> None:
         ("nothing", 2, "unknown command 'nothing'; known: train, evaluate"),
         ("train", 2, "name a task"),
         ("train nothing", 2, "unknown task 'nothing'; known: hopper, ant, anymal, humanoid, hand"),
+        ("train missing.xml", 2, "'missing.xml': no such robot description"),
         ("train ant --algorithm nothing", 2, "unknown algorithm 'nothing'"),
         ("train ant --preset nothing", 2, "unknown preset 'nothing'"),
         ("train ant --num-env 3", 2, "unknown setting --num-env (did you mean --num-envs?)"),
