@@ -215,7 +215,7 @@ class Algorithm(eqx.Module):
     """
 
     config: eqx.AbstractVar[Any]
-    axis: eqx.AbstractVar[str | None]
+    axis: str | None = eqx.field(static=True, default=None, kw_only=True)
 
     @abc.abstractmethod
     def init(self, env: Env, key: Array) -> TrainState:

@@ -40,7 +40,7 @@ from rpo.algorithms.surrogate import (
 )
 from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
-from rpo.nets import CRITICS, Critic, TanhGaussianPolicy, new_state_values
+from rpo.nets import CRITICS, Critic, GaussianPolicy, TanhGaussianPolicy, new_state_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,15 +120,17 @@ class FirstOrderConfig(MethodConfig):
 class FirstOrderAlgorithm(Algorithm):
     """One iteration: differentiable rollout, actor update on cached action gradients, critics.
 
-    A method defines `entropy_coefficient` and `update_actor`; one that learns from something else
-    than the gradient of the discounted return defines `actor_return` and `make_batch`, too.
+    A method defines `update_actor`, and what else differs from the defaults: `entropy_coefficient`,
+    and if it learns from something else than the gradient of the discounted return, `actor_return`
+    and `make_batch`.
     """
 
     config: eqx.AbstractVar[Any]
 
-    @abc.abstractmethod
     def entropy_coefficient(self, state: TrainState) -> Float[Array, ""] | float:
         """Weight of the normalised entropy sample in the reward, constant within an iteration."""
+        del state
+        return 0.0
 
     @abc.abstractmethod
     def update_actor(
@@ -157,8 +159,9 @@ class FirstOrderAlgorithm(Algorithm):
         del state
         return make_actor_batch(rollout, observation, self.config.discount)
 
-    def initial_method_state(self) -> PyTree:
+    def initial_method_state(self, policy: GaussianPolicy) -> PyTree:
         """What only this method keeps in `TrainState.method`."""
+        del policy
         return None
 
     def update_method_state(
@@ -196,7 +199,7 @@ class FirstOrderAlgorithm(Algorithm):
             critics=critics,
             actor_optimizer=self.optimizer.init(policy),
             critic_optimizer=self.optimizer.init(critics.networks),
-            method=self.initial_method_state(),
+            method=self.initial_method_state(policy),
         )
 
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:

@@ -36,8 +36,7 @@ from rpo.algorithms.mixture_ppo import PPOBatch, density_ratio, log_denominator,
 from rpo.algorithms.optimizer import Optimizer, Schedule
 from rpo.algorithms.returns import generalized_advantage, step_discounts, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment
-from rpo.envs.base import Env
-from rpo.nets import Gaussian, Normalizer, new_normalizer
+from rpo.nets import Gaussian, GaussianPolicy, Normalizer, new_normalizer
 
 SMALLEST_WEIGHT = 1e-20
 """Smallest (discount * td_lambda)^steps by which a gradient in float32 can be divided."""
@@ -135,7 +134,6 @@ class GIPPO(FirstOrderAlgorithm):
     """Gradient-informed Proximal Policy Optimization."""
 
     config: GIPPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
         """See `Algorithm.continued`; the regression's rate starts anew."""
@@ -149,22 +147,14 @@ class GIPPO(FirstOrderAlgorithm):
         config = self.config
         return Optimizer(config.ppo_betas, config.weight_decay, config.max_gradient_norm)
 
-    def init(self, env: Env, key: Array) -> TrainState:
-        """See `Algorithm.init`."""
-        state = super().init(env, key)
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        method = AlphaState(
-            alpha=jnp.asarray(self.config.initial_alpha, dtype),
+    def initial_method_state(self, policy: GaussianPolicy) -> AlphaState:
+        """Alpha and what goes with it."""
+        return AlphaState(
+            alpha=jnp.asarray(self.config.initial_alpha, jax.dtypes.canonicalize_dtype(float)),
             gains=new_normalizer(1),
-            rate_scale=jnp.ones((), dtype),
-            ppo_moments=self.ppo_optimizer.init(state.policy).adam,
+            rate_scale=jnp.ones(()),
+            ppo_moments=self.ppo_optimizer.init(policy).adam,
         )
-        return dataclasses.replace(state, method=method)
-
-    def entropy_coefficient(self, state: TrainState) -> float:
-        """No entropy bonus."""
-        del state
-        return 0.0
 
     def actor_return(
         self,

@@ -189,7 +189,6 @@ class PPO(Algorithm):
     """Proximal Policy Optimization."""
 
     config: PPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     @property
     def optimizer(self) -> Optimizer:

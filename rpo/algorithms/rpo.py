@@ -87,7 +87,6 @@ class RPO(FirstOrderAlgorithm):
     """Reparameterization Proximal Policy Optimization."""
 
     config: RPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     def entropy_coefficient(self, state: TrainState) -> float:
         """lambda_ent."""

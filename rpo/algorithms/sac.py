@@ -181,7 +181,6 @@ class SAC(Algorithm):
     """Soft Actor-Critic."""
 
     config: SACConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     @property
     def optimizer(self) -> Optimizer:

@@ -54,9 +54,8 @@ class SAPO(FirstOrderAlgorithm):
     """Soft Analytic Policy Optimization."""
 
     config: SAPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
-    def initial_method_state(self) -> Temperature:
+    def initial_method_state(self, policy: GaussianPolicy) -> Temperature:
         """The temperature."""
         return new_temperature(self.config.initial_temperature, self.optimizer)
 

@@ -26,12 +26,6 @@ class SHAC(FirstOrderAlgorithm):
     """Short-Horizon Actor-Critic."""
 
     config: SHACConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
-
-    def entropy_coefficient(self, state: TrainState) -> Float[Array, ""] | float:
-        """No entropy bonus."""
-        del state
-        return 0.0
 
     def loss(self, policy: GaussianPolicy, batch: ActorBatch) -> tuple[Float[Array, ""], Metrics]:
         """Minus the mean return per step."""

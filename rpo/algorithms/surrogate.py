@@ -72,7 +72,7 @@ def surrogate(
     return jnp.mean(weight * aligned)
 
 
-def importance_ratio(distribution: Gaussian, samples: Samples) -> Float[Array, "steps envs"]:
+def importance_ratio(distribution: Gaussian, samples: Samples) -> Float[Array, "*batch"]:
     """Density of the recorded actions over that which they were drawn with."""
     log_ratio = distribution.log_prob(samples.action) - samples.old.log_prob(samples.action)
     return jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))

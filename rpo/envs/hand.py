@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from rpo.envs.base import EnvSpec
 from rpo.envs.hand_model import ASSET, JOINTS, HandSettings, load_hand
 from rpo.envs.randomization import scaled
-from rpo.envs.robot_env import ShippedEnv
+from rpo.envs.robot_env import RobotTask
 from rpo.physics.model import Model
 
 _TINY = 1e-12
@@ -50,7 +50,7 @@ class HandState(eqx.Module):
     key: UInt32[Array, "envs 2"]
 
 
-class Hand(ShippedEnv):
+class Hand(RobotTask):
     """A hand of four fingers, palm up, that turns a free cube to ever new goal orientations."""
 
     report_names: ClassVar[tuple[str, ...]] = ("goals_reached",)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from rpo.envs.base import EnvSpec
 from rpo.envs.randomization import scaled
-from rpo.envs.robot_env import ShippedEnv
+from rpo.envs.robot_env import RobotTask
 from rpo.envs.settings import Inertia, TaskSettings
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
@@ -64,7 +64,7 @@ class RobotState(eqx.Module):
     last_action: Float[Array, "envs action"]
 
 
-class LocomotionEnv(ShippedEnv):
+class LocomotionEnv(RobotTask):
     """A robot on flat ground; subclasses add observation, reward and random start."""
 
     _root_velocities: ClassVar[int]

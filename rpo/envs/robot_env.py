@@ -51,7 +51,7 @@ class RobotEnv(EpisodicEnv):
         return q_after.T, qd_after.T
 
 
-class ShippedEnv(RobotEnv):
+class RobotTask(RobotEnv):
     """A task around a robot whose reward is the sum of named terms."""
 
     @abc.abstractmethod

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from rpo.envs.base import EnvSpec
 from rpo.envs.randomization import FIELDS
 from rpo.envs.robot_description import Description, read_description
-from rpo.envs.robot_env import ShippedEnv
+from rpo.envs.robot_env import RobotTask
 from rpo.envs.settings import RandomizedSettings
 from rpo.physics.diagnostics import link_poses
 from rpo.physics.model import JointType, Model
@@ -91,7 +91,7 @@ class RobotState(eqx.Module):
     qd: Float[Array, "envs nv"]
 
 
-class RobotFile(ShippedEnv):
+class RobotFile(RobotTask):
     """A robot of a description that is to move along x.
 
     An observation has the root's height, what points up and forward in its own axes, its velocity
