@@ -109,13 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):  # at once: what follows loads JAX's world
         print(USAGE)
         return 0 if words else 2
-    from rpo.errors import (
-        RunError,
-        SettingsError,
-        TaskError,
-        TrainingError,
-        TrainingInterrupted,
-    )
+    from rpo.errors import RunError, SettingsError, TaskError, TrainingError, TrainingInterrupted
     from rpo.training.processes import leave
     from rpo.training.provenance import running
 

@@ -152,11 +152,7 @@ def _form(
     groups: list[tuple[str, Any, Any]] = [
         ("algorithm", Annotated[str, shown], algorithm),
         ("preset", Annotated[str, tyro.conf.arg(help="Settings to start from.")], preset),
-        (
-            "run_dir",
-            Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")],
-            None,
-        ),
+        ("run_dir", Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")], None),
         ("wandb", Annotated[bool, tyro.conf.arg(help=WANDB)], False),
         ("run", RunSettings, run_settings),
         ("method", type(config), config),

@@ -120,11 +120,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[Values, Values, Values]):
     """
 
     def __init__(
-        self,
-        task: str | Env,
-        num_envs: int = 1,
-        render_mode: str | None = None,
-        **settings: Any,
+        self, task: str | Env, num_envs: int = 1, render_mode: str | None = None, **settings: Any
     ) -> None:
         if num_envs < 1:
             raise SettingsError(f"num_envs is {num_envs}, must be at least 1")

@@ -14,20 +14,10 @@ from rpo.algorithms.base import Algorithm, Metrics, TrainState, fresh_state
 from rpo.algorithms.bounds import bound_action_gradients, bound_values
 from rpo.algorithms.config import MethodConfig, require, require_ranges
 from rpo.algorithms.critic_training import fit_critics
-from rpo.algorithms.devices import (
-    device_mean,
-    device_sum,
-    environment_indices,
-    environment_keys,
-)
+from rpo.algorithms.devices import device_mean, device_sum, environment_indices, environment_keys
 from rpo.algorithms.iteration import end_iteration
 from rpo.algorithms.keys import iteration_keys, start_keys
-from rpo.algorithms.optimizer import (
-    SCHEDULES,
-    Optimizer,
-    Schedule,
-    learning_rate_at,
-)
+from rpo.algorithms.optimizer import SCHEDULES, Optimizer, Schedule, learning_rate_at
 from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
 from rpo.algorithms.surrogate import (

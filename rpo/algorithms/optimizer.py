@@ -88,9 +88,7 @@ class Optimizer:
         applied = jax.tree.map(lambda p, u: p - learning_rate * u, parameters, updates)
         finite = jnp.isfinite(norm)
         parameters, adam = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (applied, adam),
-            (parameters, state.adam),
+            lambda new, old: jnp.where(finite, new, old), (applied, adam), (parameters, state.adam)
         )
         skipped = (~finite).astype(jnp.int32)
         return (

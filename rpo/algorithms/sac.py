@@ -284,11 +284,7 @@ class SAC(Algorithm):
         return collect(env, act, state.environments, (noise, step < config.warmup_steps))
 
     def learn(
-        self,
-        learner: Learner,
-        replay: Replay,
-        normalizer: Normalizer,
-        key: UInt32[Array, "2"],
+        self, learner: Learner, replay: Replay, normalizer: Normalizer, key: UInt32[Array, "2"]
     ) -> tuple[Learner, Metrics]:
         """One gradient step of the critics, the actor and the temperature, on one minibatch."""
         config = self.config

@@ -11,12 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rpo.envs.locomotion import (
-    LocomotionEnv,
-    LocomotionSettings,
-    RobotState,
-    steep_height_term,
-)
+from rpo.envs.locomotion import LocomotionEnv, LocomotionSettings, RobotState, steep_height_term
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -144,12 +144,7 @@ def load_robot(name: str, settings: LocomotionSettings) -> Model:
     return _load_robot(name, settings.inertia, tuple(getattr(settings, f) for f in figures))
 
 
-_CONTACT = (
-    "contact_stiffness",
-    "contact_damping",
-    "friction_stiffness",
-    "friction_coefficient",
-)
+_CONTACT = ("contact_stiffness", "contact_damping", "friction_stiffness", "friction_coefficient")
 _LIMIT = ("limit_stiffness", "limit_damping")
 
 

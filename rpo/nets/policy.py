@@ -69,11 +69,7 @@ class GaussianPolicy(eqx.Module):
     log_std_head: Linear
 
     def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        hidden_sizes: Sequence[int],
-        key: Array,
+        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
     ) -> None:
         """Orthogonal weights, zero biases.
 

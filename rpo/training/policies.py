@@ -269,10 +269,7 @@ def _require_sizes(spec: EnvSpec, network: Network) -> None:
 
 
 def load_policies(
-    source: Source,
-    *,
-    checkpoint: WhichCheckpoint = "last",
-    env: Env | str | None = None,
+    source: Source, *, checkpoint: WhichCheckpoint = "last", env: Env | str | None = None
 ) -> list[Policy]:
     """The policies of all seeds of a run.
 
