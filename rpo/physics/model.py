@@ -212,27 +212,14 @@ class Model:
 
 
 DOF_FIELDS = (
-    "armature",
-    "damping",
-    "stiffness",
-    "spring_target",
-    "limit_lower",
-    "limit_upper",
-    "limit_stiffness",
-    "limit_damping",
-    "limit_damping_beyond",
-    "frictionloss",
-    "frictionloss_speed",
+    *("armature", "damping", "stiffness", "spring_target", "limit_lower", "limit_upper"),
+    *("limit_stiffness", "limit_damping", "limit_damping_beyond"),
+    *("frictionloss", "frictionloss_speed"),
 )
 CONTACT_FIELDS = (
-    "contact_link",
-    "contact_radius",
-    "contact_stiffness",
-    "contact_damping",
-    "friction_stiffness",
-    "friction_coefficient",
+    *("contact_link", "contact_radius", "contact_stiffness", "contact_damping"),
+    *("friction_stiffness", "friction_coefficient"),
 )
-
 NOT_NEGATIVE = (
     "mass",
     *("armature", "damping", "stiffness", "limit_stiffness", "limit_damping"),

@@ -17,6 +17,7 @@ from jax import lax
 from rpo.physics.attachments import slots, turns, vectors
 from rpo.physics.contact import NO_WRENCH, Wrench, normal_and_friction, on_links
 from rpo.physics.factors import Factors, of_batch
+from rpo.physics.geoms import MATERIAL
 from rpo.physics.kinematics import Motion, Pose, add_motion
 from rpo.physics.model import Model
 from rpo.physics.spatial import (
@@ -112,13 +113,8 @@ def _plane_set(model: Model, frames: list[np.ndarray], rows: np.ndarray) -> Plan
         turn=turns(outer, planes.quaternion[rows]),
         semi_axes=vector(map(constant, axes.T)) if planes.curved[rows].any() else None,
         rounding=constant((ROUNDING * axes.max(axis=1) * flat) ** 2),
-        radius=constant(planes.radius[rows]),
         normal=vectors([np.eye(3)] * len(rows), planes.normal[rows]),
-        offset=constant(planes.offset[rows]),
-        stiffness=constant(planes.stiffness[rows]),
-        damping=constant(planes.damping[rows]),
-        friction_stiffness=constant(planes.friction_stiffness[rows]),
-        friction_coefficient=constant(planes.friction_coefficient[rows]),
+        **{f: constant(getattr(planes, f)[rows]) for f in ("radius", "offset", *MATERIAL)},
     )
 
 

@@ -64,18 +64,7 @@ class Strands:
         check_ranges("tendons", self, "rest", "limit")
 
 
-STRAND_FIELDS = (
-    "stiffness",
-    "rest_lower",
-    "rest_upper",
-    "damping",
-    "frictionloss",
-    "frictionloss_speed",
-    "limit_lower",
-    "limit_upper",
-    "limit_stiffness",
-    "limit_damping",
-)
+STRAND_FIELDS = tuple(field.name for field in dataclasses.fields(Strands) if field.name != "names")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 
 from rpo.physics.attachments import quaternion_matrix, slots, vectors
 from rpo.physics.geoms import Floats
-from rpo.physics.model import JointType, Model
+from rpo.physics.model import CONTACT_FIELDS, JointType, Model
 from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant, vector
 
 Signature = tuple[Any, ...]
@@ -224,13 +224,7 @@ def _group(
         inertia=tuple(constant(inertia[:, i, j]) for i, j in pairs),
         armature=tuple(constant(model.armature[list(component)]) for component in v),
         damping=constant(model.damping[rows] + model.limit_damping[rows]),
-        stiffness=constant(model.stiffness[rows]),
-        spring_target=constant(model.spring_target[rows]),
-        limit_lower=constant(model.limit_lower[rows]),
-        limit_upper=constant(model.limit_upper[rows]),
-        limit_stiffness=constant(model.limit_stiffness[rows]),
-        limit_damping_beyond=constant(model.limit_damping_beyond[rows]),
-        frictionloss=constant(loss),
+        **{field: constant(getattr(model, field)[rows]) for field in _AS_THEY_ARE},
         frictionloss_rate=constant(np.where(loss > 0, 1 / np.where(loss > 0, speed, 1.0), 0.0)),
         coordinates=q,
         velocities=v,
@@ -238,6 +232,13 @@ def _group(
         inertia_rows=_inertia_rows(model, links),
         apart=apart,
     )
+
+
+_AS_THEY_ARE = (
+    *("stiffness", "spring_target", "limit_lower", "limit_upper", "limit_stiffness"),
+    *("limit_damping_beyond", "frictionloss"),
+)
+"""Figures of the model's degrees of freedom that a group has, too."""
 
 
 def _inertia_rows(model: Model, links: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -260,11 +261,11 @@ def _contacts(
             position=vectors(
                 [frames[link] for link in model.contact_link[s]], model.contact_position[s]
             ),
-            radius=constant(model.contact_radius[s]),
-            stiffness=constant(model.contact_stiffness[s]),
-            damping=constant(model.contact_damping[s]),
-            friction_stiffness=constant(model.friction_stiffness[s]),
-            friction_coefficient=constant(model.friction_coefficient[s]),
+            **{
+                field.removeprefix("contact_"): constant(getattr(model, field)[s])
+                for field in CONTACT_FIELDS
+                if field != "contact_link"
+            },
         )
         for s in sets
     )

@@ -15,13 +15,8 @@ from rpo.training.logging import duration
 from rpo.training.provenance import hardware
 
 COST = (
-    "num_envs",
-    "horizon",
-    "actor_hidden_sizes",
-    "critic_hidden_sizes",
-    *("critic_passes", "actor_epochs"),
-    *("epochs", "minibatches"),
-    *("gradient_steps", "batch_size"),
+    *("num_envs", "horizon", "actor_hidden_sizes", "critic_hidden_sizes"),
+    *("critic_passes", "actor_epochs", "epochs", "minibatches", "gradient_steps", "batch_size"),
 )
 """Settings that a speed depends on, where a method has them."""
 
