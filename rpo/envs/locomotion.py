@@ -190,6 +190,9 @@ class FreeBaseEnv(LocomotionEnv):
     _root_velocities: ClassVar[int] = 6
     settings: FreeBaseSettings = eqx.field(static=True)
 
+    def __init__(self, name: str, settings: FreeBaseSettings) -> None:
+        super().__init__(name, settings)
+
     def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
         ways, scale = ("forward", "up", "right"), self.settings.joint_velocity_scale
         per_second = f"{1 / scale:g} rad/s" if scale else ""

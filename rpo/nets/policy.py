@@ -97,6 +97,8 @@ class GaussianPolicy(eqx.Module):
 class TanhGaussianPolicy(GaussianPolicy):
     """u = mean(o) + std(o) * noise, action = tanh(u); log-std depends on the state, in [-5, 2]."""
 
+    __init__ = GaussianPolicy.__init__
+
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the pre-squash action u for normalised observations."""
         features = self.trunk(observation)
@@ -117,6 +119,7 @@ class ClippedGaussianPolicy(GaussianPolicy):
 
     gain: ClassVar[float] = math.sqrt(2)
     head_gain: ClassVar[float] = 0.01  # the mean starts near zero
+    __init__ = GaussianPolicy.__init__
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the action, before environments clip it."""

@@ -231,12 +231,16 @@ def _convert(
         joint_type=tuple(columns.pop("joint_type")),
         gravity=np.zeros(3) if is_disabled(model, "gravity") else model.opt.gravity.copy(),
         geoms=read_geoms(tree, numbers),
-        **{field: np.array(values) for field, values in columns.items()},
+        **_arrays(columns),
         **_degrees_of_freedom(model, numbers),
         **read_planes(tree, numbers),
         **read_tendons(tree, numbers),
         fluid=_fluid(tree),
     )
+
+
+def _arrays(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    return {field: np.array(values) for field, values in columns.items()}
 
 
 def _append_links(tree: Tree, body: int, links: list[dict[str, Any]]) -> None:

@@ -109,6 +109,6 @@ def _contacts(model: Model, weight: float) -> list[tuple[int, Floats, float, flo
         found.append((int(link), position, spring, damper, friction * (coefficient > 0)))
     for k in map(int, np.unique(geoms.pairs)):
         if geoms.link[k] >= 0:
-            figures = (geoms.stiffness[k], geoms.damping[k], geoms.friction_stiffness[k])
-            found.append((int(geoms.link[k]), geoms.position[k], *map(float, figures)))
+            own = (geoms.stiffness[k], geoms.damping[k], geoms.friction_stiffness[k])
+            found.append((int(geoms.link[k]), geoms.position[k], *map(float, own)))
     return found
