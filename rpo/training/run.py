@@ -34,9 +34,9 @@ from rpo.training.metrics import Table, read_metrics
 from rpo.training.provenance import provenance
 from rpo.training.run_files import (
     check_config,
-    check_evaluation,
-    check_selection,
+    is_number,
     read_json,
+    read_rows,
     require_plain,
     set_aside,
     write_json,
@@ -228,7 +228,10 @@ class Run:
         path = self.path / "evaluation.json"
         if not path.exists():
             return None
-        return check_evaluation(path, read_json(path))
+        found: dict[str, Any] = read_rows(
+            path, dict, "table of evaluations", lambda x: is_number(x.get("mean_return", 0.0))
+        )
+        return found
 
     def add_selection(
         self,
@@ -267,7 +270,10 @@ class Run:
         if not path.exists():
             return []
         try:
-            return check_selection(path, read_json(path))
+            found: list[dict[str, Any]] = read_rows(
+                path, list, "list of selections", lambda x: isinstance(x.get("iteration"), int)
+            )
+            return found
         except RunError as error:
             warnings.warn(f"{error}; kept as {set_aside(path).name}", stacklevel=2)
             return []
