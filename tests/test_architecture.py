@@ -12,6 +12,7 @@ ROOT = Path(rpo.__file__).parent
 ROOMS = (  # from the ground up; docs/architecture.md says what each may know
     "errors",
     "runtime",
+    "mirror",
     "physics",
     "envs",
     "adapters",

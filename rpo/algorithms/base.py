@@ -286,6 +286,7 @@ def fresh_state(
     method: PyTree,
 ) -> TrainState:
     """The state before the first iteration; `config` is a `MethodConfig`."""
+    mirror = policy.mirror
     return TrainState(
         environments=start_environments(
             env, keys.environments, config.num_envs, stagger=config.stagger_episodes
@@ -294,7 +295,9 @@ def fresh_state(
         critics=critics,
         actor_optimizer=actor_optimizer,
         critic_optimizer=critic_optimizer,
-        normalizer=new_normalizer(env.spec.observation_size),
+        normalizer=new_normalizer(
+            env.spec.observation_size, None if mirror is None else mirror.observation
+        ),
         episodes=no_episodes(env),
         key=keys.run,
         iteration=jnp.zeros((), jnp.int32),

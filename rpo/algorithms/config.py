@@ -9,6 +9,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from rpo.envs.base import EnvSpec
+from rpo.errors import SettingsError
+from rpo.mirror import Mirror
+
 MAX_STEPS = 10**15
 """Of a run; a machine that takes ten million a second would need three years."""
 
@@ -93,6 +97,8 @@ class MethodConfig:
         discount: gamma.
         actor_hidden_sizes: widths of the policy's hidden layers.
         critic_hidden_sizes: widths of every critic's hidden layers.
+        symmetric: policy and critics treat the mirrored situation as the mirror of this one (see
+            `rpo.nets.mirror`); for tasks with a mirror, and even widths.
     """
 
     num_envs: int = 128
@@ -102,6 +108,7 @@ class MethodConfig:
     discount: float = 0.99
     actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)
     critic_hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         require_ranges(
@@ -122,3 +129,18 @@ class MethodConfig:
     def total_iterations(self) -> int:
         """Iterations in a run of `total_steps`, rounded up."""
         return -(-self.total_steps // (self.num_envs * self.horizon))
+
+    def mirror_of(self, spec: EnvSpec) -> Mirror | None:
+        """The task's mirror if networks are to heed it.
+
+        Raises:
+            SettingsError: if they are, and it has none.
+        """
+        if not self.symmetric:
+            return None
+        if spec.mirror is None:
+            raise SettingsError(
+                f"symmetric: {spec.name} says of no mirror what it does to observations and "
+                "actions (EnvSpec.mirror); leave the setting out"
+            )
+        return spec.mirror

@@ -170,8 +170,13 @@ class FirstOrderAlgorithm(Algorithm):
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`."""
         config, spec, keys = self.config, env.spec, start_keys(key)
+        mirror = config.mirror_of(spec)
         policy = TanhGaussianPolicy(
-            spec.observation_size, spec.action_size, config.actor_hidden_sizes, keys.policy
+            spec.observation_size,
+            spec.action_size,
+            config.actor_hidden_sizes,
+            keys.policy,
+            mirror=mirror,
         )
         critics = new_state_values(
             spec.observation_size,
@@ -180,6 +185,7 @@ class FirstOrderAlgorithm(Algorithm):
             keys.critics,
             critic=config.critic,
             discount=config.discount,
+            mirror=None if mirror is None else mirror.observation,
         )
         return fresh_state(
             env,

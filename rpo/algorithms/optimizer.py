@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from rpo.nets.mirror import tied
+
 Schedule = Literal["constant", "linear", "exponential"]
 SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "exponential")
 
@@ -83,9 +85,11 @@ class Optimizer:
         Returns:
             new parameters, new state, and the gradient's norm before clipping.
         """
+        gradient = tied(gradient)
         norm = optax.tree.norm(gradient)
         updates, adam = self._transformation.update(gradient, state.adam, parameters)
         applied = jax.tree.map(lambda p, u: p - learning_rate * u, parameters, updates)
+        applied = tied(applied)  # against rounding that differs between the halves
         finite = jnp.isfinite(norm)
         parameters, adam = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (applied, adam), (parameters, state.adam)

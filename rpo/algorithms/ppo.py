@@ -201,11 +201,17 @@ class PPO(Algorithm):
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`. The state of the only optimiser is `actor_optimizer`."""
         config, spec, keys = self.config, env.spec, start_keys(key)
+        mirror, observation = config.mirror_of(spec), spec.observation_size
         policy = ClippedGaussianPolicy(
-            spec.observation_size, spec.action_size, config.actor_hidden_sizes, keys.policy
+            observation, spec.action_size, config.actor_hidden_sizes, keys.policy, mirror=mirror
         )
         critics = CriticEnsemble(
-            spec.observation_size, config.critic_hidden_sizes, 1, keys.critics, gain=math.sqrt(2)
+            observation,
+            config.critic_hidden_sizes,
+            1,
+            keys.critics,
+            gain=math.sqrt(2),
+            mirror=None if mirror is None else mirror.observation,
         )
         dtype = jax.dtypes.canonicalize_dtype(float)
         return fresh_state(

@@ -192,8 +192,15 @@ class SAC(Algorithm):
         """See `Algorithm.init`."""
         config, spec, keys = self.config, env.spec, start_keys(key)
         sizes = (spec.observation_size, spec.action_size)
-        policy = TanhGaussianPolicy(*sizes, config.actor_hidden_sizes, keys.policy)
-        critics = CriticEnsemble(sum(sizes), config.critic_hidden_sizes, 2, keys.critics)
+        mirror = config.mirror_of(spec)
+        policy = TanhGaussianPolicy(*sizes, config.actor_hidden_sizes, keys.policy, mirror=mirror)
+        critics = CriticEnsemble(
+            sum(sizes),
+            config.critic_hidden_sizes,
+            2,
+            keys.critics,
+            mirror=None if mirror is None else mirror.observation + mirror.action,
+        )
         return fresh_state(
             env,
             config,

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from rpo.envs.compiled import run_compiled
 from rpo.envs.randomization import OFF, Randomization, Variation
+from rpo.mirror import Mirror
 from rpo.physics.factors import NOMINAL, Factors
 
 STATE_BOUND = 1e6
@@ -44,6 +45,8 @@ class EnvSpec:
             numbers; as many as names.
         action_names: of the entries of an action; empty where nobody has named them.
         action_units: what an action of 1 means, such as "200 N m"; as many as names.
+        mirror: what exchanging left and right does to observations and actions, if the task is the
+            same then; None if it is not, or nobody has said so.
 
     Raises:
         ValueError: if a size or the time step is not positive, or names do not fit the sizes.
@@ -58,6 +61,7 @@ class EnvSpec:
     observation_units: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     action_units: tuple[str, ...] = ()
+    mirror: Mirror | None = None
 
     def __post_init__(self) -> None:
         for field in ("observation_size", "action_size", "episode_length", "control_dt"):
@@ -69,6 +73,8 @@ class EnvSpec:
                 raise ValueError(f"{self.name}: {kind}_names must be {size} different names")
             if units and len(units) != len(names):
                 raise ValueError(f"{self.name}: {kind}_units must be as many as {kind}_names")
+            if self.mirror is not None and len(getattr(self.mirror, kind)) != size:
+                raise ValueError(f"{self.name}: the mirror of {kind}s must have {size} entries")
 
 
 class EnvState(eqx.Module):

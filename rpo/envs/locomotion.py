@@ -20,9 +20,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from rpo.envs.base import EnvSpec
+from rpo.envs.mirrored import mirrored_joints
 from rpo.envs.randomization import scaled
 from rpo.envs.robot_env import RobotTask
 from rpo.envs.settings import Inertia, TaskSettings
+from rpo.mirror import Mirror, SignedPermutation
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import JointType, Model
 
@@ -91,7 +93,12 @@ class LocomotionEnv(RobotTask):
             observation_units=tuple(entries.values()),
             action_names=self.motor_names,
             action_units=tuple(f"{strength:g} N m" for strength in settings.strengths),
+            mirror=self._mirror(),
         )
+
+    def _mirror(self) -> Mirror | None:
+        """What exchanging left and right does, None where there is no left and right."""
+        return None
 
     @property
     def mjcf(self) -> Path:
@@ -206,6 +213,21 @@ class FreeBaseEnv(LocomotionEnv):
             | {"uprightness": "", "heading": ""}
             | {f"last_action_{joint}": "" for joint in joints}
         )
+
+    def _mirror(self) -> Mirror | None:
+        """Of a robot whose halves are alike; for the quaternion's order see `observe`."""
+        joints = mirrored_joints(self.model)
+        if joints is None:
+            return None
+        index = np.array(joints.index)
+        if not np.allclose(np.array(self.settings.strengths)[index], self.settings.strengths):
+            return None
+        height, scalar = (SignedPermutation((0,), (1,)) for _ in range(2))
+        quaternion = SignedPermutation((3, 2, 1, 0), (-1, -1, -1, -1))
+        velocity = SignedPermutation((0, 1, 2), (1, 1, -1))  # of a vector; of a turn, the opposite
+        turning = SignedPermutation((0, 1, 2), (-1, -1, 1))
+        root = height + quaternion + velocity + turning
+        return Mirror(root + joints + joints + scalar + scalar + joints, joints)
 
     def initial_state(self, key: Array) -> RobotState:
         """Start pose with random offsets.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ import mujoco
 import numpy as np
 from jax import Array
 
+from rpo.envs.mirrored import mirrored_actions, mirrored_joints, moves_alike
 from rpo.envs.randomization import scaled
+from rpo.mirror import Mirror
 from rpo.physics.geoms import Floats
 from rpo.physics.mjcf import load_mjcf, load_urdf, parse_description
 from rpo.physics.model import JointType, Model
@@ -39,6 +42,8 @@ class Description:
         action_names: of the actuators, or of the joints that are pushed.
         action_scale, action_offset: control (or joint force) of an action (actions, 1).
         rates: its fastest spring and damper.
+        mirror: what exchanging left and right does to joints (in the place of observations) and
+            actions, if the robot's halves are alike.
     """
 
     path: str
@@ -56,6 +61,7 @@ class Description:
     action_scale: Floats
     action_offset: Floats
     rates: Rates
+    mirror: Mirror | None = None
 
     def forces(self, action: Array, strength: Array | None = None) -> Array:
         """Joint forces (nv, batch) of actions (actions, batch) in [-1, 1], of actuators with these
@@ -68,9 +74,8 @@ class Description:
         return rest.at[np.array(self.joint_velocities)].set(scaled(control, strength))
 
 
-@functools.lru_cache(maxsize=8)
 def read_description(path: str, strength: float) -> Description:
-    """Reads a robot that is to walk.
+    """Reads a robot that is to walk. One that has not changed since is the same object.
 
     Args:
         path: of the MJCF or URDF.
@@ -80,6 +85,16 @@ def read_description(path: str, strength: float) -> Description:
         ValueError: in one line, if there is no such file, or the robot cannot be simulated or
             cannot walk.
     """
+    try:
+        facts = os.stat(path)
+        return _read_description(path, strength, facts.st_mtime_ns, facts.st_size)
+    except FileNotFoundError:
+        return _read_description.__wrapped__(path, strength, 0, 0)  # which says what is missing
+
+
+@functools.lru_cache(maxsize=8)
+def _read_description(path: str, strength: float, changed: int, size: int) -> Description:
+    del changed, size  # they make another file of the same name another robot
     urdf = path.lower().endswith(".urdf")
     try:
         model = load_urdf(path, floating_base=True) if urdf else load_mjcf(path)
@@ -98,7 +113,7 @@ def read_description(path: str, strength: float) -> Description:
     grounded = len(model.contact_link) > 0 or len(model.planes.link) > 0
     height = float(data.xpos[body, 2])
     model = _with_own_contact(model, compiled, height)
-    return Description(
+    description = Description(
         path=path,
         mjcf=spec.to_xml() if urdf else path,
         model=model,
@@ -113,6 +128,39 @@ def read_description(path: str, strength: float) -> Description:
         **actions,
         rates=fastest_rates(model, compiled, start),
     )
+    return dataclasses.replace(description, mirror=_mirror(description, compiled))
+
+
+def _mirror(description: Description, compiled: mujoco.MjModel) -> Mirror | None:
+    """What a mirror does to joints (in the place of observations) and actions, if it does at all.
+
+    Args:
+        description: the robot, without its mirror.
+        compiled: the same for MuJoCo.
+    """
+    joints, turned = mirrored_joints(description.model), description.start_rotation
+    flip = np.diag([1.0, -1.0, 1.0])
+    if joints is None or not np.allclose(flip @ turned @ flip, turned):
+        return None
+
+    def control(action: Floats) -> Floats:
+        controls: Floats = description.action_scale[:, 0] * action + description.action_offset[:, 0]
+        return controls
+
+    forces = np.zeros((compiled.nv, len(description.action_names)))
+    data = mujoco.MjData(compiled)
+    data.qpos = description.start
+    for k, action in enumerate(np.eye(forces.shape[1])):
+        if compiled.nu:  # without JAX, which whoever makes the task may still have to set up
+            data.ctrl = control(action) - control(0 * action)
+            mujoco.mj_forward(compiled, data)
+            forces[:, k] = data.qfrc_actuator
+        else:
+            forces[list(description.joint_velocities), k] = control(action)
+    actions = mirrored_actions(forces[6:], joints)
+    if actions is None or not moves_alike(compiled, description.start, joints, actions, control):
+        return None
+    return Mirror(joints, actions)
 
 
 def _with_own_contact(model: Model, compiled: mujoco.MjModel, height: float) -> Model:

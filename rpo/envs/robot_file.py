@@ -25,6 +25,7 @@ from rpo.envs.randomization import FIELDS
 from rpo.envs.robot_description import Description, read_description
 from rpo.envs.robot_env import RobotTask
 from rpo.envs.settings import RandomizedSettings
+from rpo.mirror import Mirror, SignedPermutation
 from rpo.physics.diagnostics import link_poses
 from rpo.physics.model import JointType, Model
 from rpo.physics.step import StepSettings
@@ -127,7 +128,19 @@ class RobotFile(RobotTask):
             observation_names=tuple(entries),
             observation_units=tuple(entries.values()),
             action_names=self.description.action_names,
+            mirror=self._mirror(),
         )
+
+    def _mirror(self) -> Mirror | None:
+        """Of a robot whose halves are alike."""
+        found = self.description.mirror
+        if found is None:
+            return None
+        height = SignedPermutation((0,), (1,))
+        vector = SignedPermutation((0, 1, 2), (1, -1, 1))  # of a turn, the opposite
+        turning = SignedPermutation((0, 1, 2), (-1, 1, -1))
+        root = height + vector + vector + vector + turning
+        return Mirror(root + found.observation + found.observation, found.action)
 
     @property
     def mjcf(self) -> str:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from rpo.mirror import SignedPermutation
+
 VARIANCE_EPSILON = 1e-5
 LARGEST = 1e3
 """Magnitude that no normalised number exceeds. Layer normalisation makes networks blind to more;
@@ -20,11 +22,14 @@ class Normalizer(eqx.Module):
         mean: running mean per feature.
         variance: running (population) variance per feature.
         count: number of samples behind them; zero at first, when mean 0 and variance 1 hold.
+        mirror: counts every sample as if what it makes of it had been seen as well, if there is
+            one; else None.
     """
 
     mean: Float[Array, " features"]
     variance: Float[Array, " features"]
     count: Float[Array, ""]
+    mirror: SignedPermutation | None = eqx.field(static=True, default=None)
 
     @property
     def std(self) -> Float[Array, " features"]:
@@ -51,6 +56,8 @@ class Normalizer(eqx.Module):
             axis: name of the mapped device axis that `batch` is split over, if any.
         """
         samples = batch.reshape(-1, batch.shape[-1])
+        if self.mirror is not None:
+            samples = jnp.concatenate([samples, self.mirror(samples)])
         count = jnp.asarray(samples.shape[0], self.count.dtype)
         mean = jnp.mean(samples, axis=0)
         if axis is not None:
@@ -69,9 +76,10 @@ class Normalizer(eqx.Module):
             + variance * share
             + difference * difference * share * (1.0 - share),
             count=total,
+            mirror=self.mirror,
         )
 
 
-def new_normalizer(features: int) -> Normalizer:
-    """The identity, up to epsilon: no samples seen."""
-    return Normalizer(jnp.zeros(features), jnp.ones(features), jnp.zeros(()))
+def new_normalizer(features: int, mirror: SignedPermutation | None = None) -> Normalizer:
+    """The identity, up to epsilon: no samples seen. The mirror as in `Normalizer`."""
+    return Normalizer(jnp.zeros(features), jnp.ones(features), jnp.zeros(()), mirror)

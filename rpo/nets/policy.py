@@ -5,14 +5,16 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rpo.mirror import Mirror
 from rpo.nets.distributions import Gaussian
+from rpo.nets.mirror import Tied, halves, tied_linear, tied_trunk
 from rpo.nets.mlp import Linear, Trunk
 from rpo.nets.normalizer import Normalizer
 
@@ -57,7 +59,7 @@ def _bounded_backward(
 bounded_log_std.defvjp(_bounded_forward, _bounded_backward)
 
 
-class GaussianPolicy(eqx.Module):
+class GaussianPolicy(Tied):
     """A network that maps normalised observations to a Gaussian over u, from which actions come."""
 
     gain: ClassVar[float] = 1.0
@@ -67,9 +69,16 @@ class GaussianPolicy(eqx.Module):
     trunk: Trunk
     mean_head: Linear
     log_std_head: Linear
+    mirror: Mirror | None = eqx.field(static=True)
 
     def __init__(
-        self, observation_size: int, action_size: int, hidden_sizes: Sequence[int], key: Array
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        key: Array,
+        *,
+        mirror: Mirror | None = None,
     ) -> None:
         """Orthogonal weights, zero biases.
 
@@ -78,11 +87,37 @@ class GaussianPolicy(eqx.Module):
             action_size: length of one action.
             hidden_sizes: widths of the hidden layers, at least one.
             key: a JAX random key.
+            mirror: of a policy that does in the mirrored situation the mirror of what it does in
+                this one; see `rpo.nets.mirror`.
+
+        Raises:
+            SettingsError: if there is a mirror and a hidden layer's width is odd.
         """
         trunk_key, mean_key, std_key = jax.random.split(key, 3)
         self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, self.gain)
         self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, self.head_gain)
         self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, self.head_gain)
+        self.mirror = mirror
+        tied = self.tied(math.sqrt(2.0))  # outputs as large as of independent weights
+        self.trunk, self.mean_head, self.log_std_head = (
+            tied.trunk,
+            tied.mean_head,
+            tied.log_std_head,
+        )
+
+    def tied(self, scale: float = 1.0) -> Self:
+        """See `Tied`. Standard deviations have no direction: they are exchanged without signs."""
+        if self.mirror is None:
+            return self
+        action = self.mirror.action
+        last = halves(self.mean_head.weight.shape[0])
+        parts = (
+            tied_trunk(self.trunk, self.mirror.observation, scale),
+            tied_linear(self.mean_head, last, action, scale),
+            tied_linear(self.log_std_head, last, action.unsigned(), scale),
+        )
+        result: Self = eqx.tree_at(lambda x: (x.trunk, x.mean_head, x.log_std_head), self, parts)
+        return result
 
     @abc.abstractmethod
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rpo.mirror import SignedPermutation
 from rpo.nets.critic import CriticEnsemble
 from rpo.nets.mlp import MLP
 
@@ -142,6 +143,7 @@ def new_state_values(
     *,
     critic: Critic,
     discount: float,
+    mirror: SignedPermutation | None = None,
 ) -> StateValues:
     """Fresh critics.
 
@@ -152,9 +154,12 @@ def new_state_values(
         key: a JAX random key.
         critic: see `StateValues`.
         discount: below 1 for "scaled".
+        mirror: of an observation, which changes no value; see `rpo.nets.mirror`.
     """
     outputs = BINS if critic == "categorical" else 1
-    networks = CriticEnsemble(observation_size, hidden_sizes, count, key, outputs=outputs)
+    networks = CriticEnsemble(
+        observation_size, hidden_sizes, count, key, outputs=outputs, mirror=mirror
+    )
     scale = 1.0 / (1.0 - discount) if critic == "scaled" else 1.0
     return StateValues(networks, constant_units(scale), critic)
 

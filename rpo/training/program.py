@@ -98,6 +98,7 @@ class Program:
                 run.selection_share,
                 run.selection_start,
                 run.selection_keep,
+                run.selection_score,
             )
         except ValueError as error:
             raise SettingsError(str(error)) from error

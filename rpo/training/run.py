@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from rpo.adapters import foreign
 from rpo.envs.base import Env
@@ -235,34 +235,34 @@ class Run:
 
     def add_selection(
         self,
-        iteration: int,
-        env_steps: int,
-        numbers: Int[np.ndarray, "seeds candidates"],
-        scores: Float[np.ndarray, "seeds candidates"],
-        race: Race,
+        facts: dict[str, Any],
+        before: Race,
+        returns: Float[np.ndarray, "seeds candidates"],
+        after: Race,
     ) -> None:
         """Adds to `candidates.json` that the run goes on with some of the candidates.
 
         Args:
-            iteration: finished iterations.
-            env_steps: of each seed so far.
-            numbers: of the candidates so far.
-            scores: theirs; NaN is written as null.
-            race: with those that are left.
+            facts: the `iteration`, and `env_steps` of each seed so far.
+            before: the candidates so far, with the mean reward of their latest steps.
+            returns: mean of their latest episodes; NaN is written as null.
+            after: those that are left.
 
         Raises:
             OSError: if it cannot be written.
         """
         path = self.path / "candidates.json"
-        rounds = [one for one in self._selections() if one["iteration"] < iteration]
+        rounds = [one for one in self._selections() if one["iteration"] < facts["iteration"]]
+        rewards = np.full(returns.shape, np.nan) if before.rewards is None else before.rewards
         for k, seed in enumerate(self.seeds):
-            returns = {
-                str(number): None if np.isnan(score) else float(score)
-                for number, score in zip(numbers[k], scores[k], strict=True)
+            figures = {
+                name: {
+                    str(number): float(figure) if np.isfinite(figure) else None
+                    for number, figure in zip(before.numbers[k], row[k], strict=True)
+                }
+                for name, row in (("returns", returns), ("rewards", rewards))
             }
-            kept = race.numbers[k].tolist()
-            one = {"iteration": iteration, "env_steps": env_steps, "seed": seed}
-            rounds.append(one | {"returns": returns, "kept": kept})
+            rounds.append(facts | {"seed": seed} | figures | {"kept": after.numbers[k].tolist()})
         write_json(path, rounds)
 
     def _selections(self) -> list[dict[str, Any]]:

@@ -12,12 +12,18 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from rpo.errors import CheckpointError
+
+Score = Literal["return", "reward"]
+SCORES: tuple[Score, ...] = get_args(Score)
+
+LATEST = 1 / 12
+"""Weight of the newest iteration in the mean reward by which candidates may be compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Selection:
         start: share after which the first ones are dropped, in [0, until); the rounds after it are
             equally long. 0: all rounds are.
         kept: share of the candidates that a round leaves, rounded up; in [0, 1).
+        score: what they are compared by: "return", the mean of the latest finished episodes, or
+            "reward", the mean reward of a step in the latest iterations.
 
     Raises:
         ValueError: if the budget is too small for every candidate to train.
@@ -41,6 +49,7 @@ class Selection:
     until: float
     start: float = 0.0
     kept: float = 0.5
+    score: Score = "return"
 
     def __post_init__(self) -> None:
         if self.candidates > 1 and (0 in self.ends or len(set(self.ends)) < len(self.ends)):
@@ -115,11 +124,19 @@ class Race:
     Args:
         selection: when they are dropped.
         numbers: of the candidates of each seed (seeds, candidates left), ascending.
+        rewards: the mean reward of a step in each one's latest iterations, weighted by
+            (1 - LATEST)^age; None before the first.
     """
 
-    def __init__(self, selection: Selection, numbers: Int[np.ndarray, "seeds candidates"]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        numbers: Int[np.ndarray, "seeds candidates"],
+        rewards: Float[np.ndarray, "seeds candidates"] | None = None,
+    ) -> None:
         self.selection = selection
         self.numbers = numbers
+        self.rewards = rewards
 
     @classmethod
     def start(cls, selection: Selection, seeds: int) -> Race:
@@ -148,7 +165,29 @@ class Race:
         )
         if not sound:
             raise CheckpointError(f"checkpoint {path} is damaged: its candidates cannot be")
-        return cls(selection, np.array(numbers))
+        numbers, rewards = np.array(numbers), facts.get("rewards")
+        if rewards is not None or (selection.score == "reward" and facts["iteration"] > 0):
+            try:
+                rewards = np.array(rewards, float)
+                sound = rewards.shape == numbers.shape
+            except (TypeError, ValueError):
+                sound = False
+            if not sound:
+                raise CheckpointError(f"checkpoint {path} is damaged: its rewards cannot be")
+        return cls(selection, numbers, rewards)
+
+    def facts(self) -> dict[str, Any]:
+        """What `resume` needs in a checkpoint."""
+        rewards = None if self.rewards is None else self.rewards.tolist()
+        return {"candidates": self.numbers.tolist(), "rewards": rewards}
+
+    def note(self, metrics: dict[str, np.ndarray]) -> None:
+        """Enters an iteration into the rewards."""
+        reward = metrics["reward"].astype(float).reshape(self.numbers.shape)
+        if self.rewards is None:
+            self.rewards = reward
+        else:
+            self.rewards = self.rewards + LATEST * (reward - self.rewards)
 
     def scores(self, metrics: dict[str, np.ndarray]) -> Float[np.ndarray, "seeds candidates"]:
         """The mean return of each one's latest episodes; NaN where updates fail or none is over.
@@ -156,8 +195,7 @@ class Race:
         Args:
             metrics: by name, one value per training, seed by seed.
         """
-        failing = metrics.get("updates_skipped_in_a_row", np.zeros(1)) > 0
-        scores = np.where(failing, np.nan, metrics["episode_return"])
+        scores = np.where(_failing(metrics), np.nan, metrics["episode_return"])
         return scores.reshape(self.numbers.shape)
 
     def leading(self, metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -188,8 +226,20 @@ class Race:
         seeds, before = self.numbers.shape
         if self.selection.alive(iteration) == before:
             return None
-        kept = self.selection.keep(iteration, self.scores(metrics))
+        scores = self.scores(metrics)
+        if self.selection.score == "reward" and self.rewards is not None:
+            scores = np.where(_failing(metrics).reshape(-1, before), np.nan, self.rewards)
+        kept = self.selection.keep(iteration, scores)
         rows = np.arange(seeds)[:, None]
         self.numbers = self.numbers[rows, kept]
+        if self.rewards is not None:
+            self.rewards = self.rewards[rows, kept]
         trainings: list[int] = (rows * before + kept).ravel().tolist()
         return trainings
+
+
+def _failing(metrics: dict[str, np.ndarray]) -> Bool[np.ndarray, " trainings"]:
+    """Whose latest update was not finite."""
+    skipped = metrics.get("updates_skipped_in_a_row", np.zeros(len(metrics["episode_return"])))
+    failing: Bool[np.ndarray, " trainings"] = skipped > 0
+    return failing

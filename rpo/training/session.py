@@ -93,7 +93,7 @@ class Session:
             _, state, facts, race = found
             stacked.append(state)
             names = ("iteration", "seconds", "metrics")
-            return {name: facts.get(name) for name in names} | {"candidates": race.numbers.tolist()}
+            return {name: facts.get(name) for name in names} | race.facts()
 
         facts = processes.share(read)
         if facts is None:
@@ -107,7 +107,7 @@ class Session:
                 stacked.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
             lanes = self.program.from_host(stacked[0])
             self.iteration, self.seconds = facts["iteration"], facts["seconds"]
-            self.race.numbers = np.array(facts["candidates"])
+            self.race = Race.resume(self.program.selection, facts, self.run.checkpoints)
             self.saved_iteration = self.iteration
             self.mark = Mark.of(facts["metrics"])
         again = len(self.run.config["sessions"]) > 1 or facts is not None
@@ -128,6 +128,7 @@ class Session:
         """
         self.iteration += 1
         self.speed.add(self.steps_per_iteration * self.race.numbers.size, took)
+        self.race.note(metrics)
         self.metrics = self.race.leading(metrics)
         if records is not None:
             self._record(records)
@@ -136,12 +137,13 @@ class Session:
 
     def select(self, lanes: Lanes, metrics: dict[str, np.ndarray]) -> Lanes:
         """Drops candidates if it is time; what each of them had reached goes to a file."""
-        before, scores = self.race.numbers, self.race.scores(metrics)
+        before = Race(self.race.selection, self.race.numbers, self.race.rewards)
         kept = self.race.drop(self.iteration, metrics)
         if kept is None:
             return lanes
         if processes.is_first():
-            self.run.add_selection(self.iteration, self.env_steps, before, scores, self.race)
+            facts = {"iteration": self.iteration, "env_steps": self.env_steps}
+            self.run.add_selection(facts, before, before.scores(metrics), self.race)
         self.reporter.phase(f"going on with {self.race.numbers.shape[1]} candidates per seed")
         lanes = self.program.keep(lanes, kept)
         self.program.compile(lanes)
@@ -160,7 +162,7 @@ class Session:
             facts = {
                 "iteration": self.iteration,
                 "seconds": self.seconds,
-                "candidates": self.race.numbers.tolist(),
+                **self.race.facts(),
                 "run": self.run.config.get("id"),
                 "metrics": dataclasses.asdict(self.mark) if self.mark else None,
             }

@@ -13,6 +13,7 @@ from rpo.adapters import foreign
 from rpo.envs.base import Env
 from rpo.errors import SettingsError, one_line, unknown
 from rpo.training.presets import preset_selection, preset_settings
+from rpo.training.selection import SCORES, Score
 from rpo.training.task_check import check_env
 from rpo.training.task_files import is_task_file, load_task
 from rpo.training.typed import typed
@@ -35,6 +36,8 @@ class RunSettings:
         selection_start: the same, after which the first are dropped; from there to
             `selection_share` all rounds are equally long. 0 means: from the beginning.
         selection_keep: share of the candidates that are kept each time, rounded up.
+        selection_score: what they are compared by: "return", the mean of their latest finished
+            episodes, or "reward", the mean reward of a step in their latest iterations.
         devices: how many the run uses, of all processes together. Trainings are spread over them;
             where there are more devices than trainings, the environments of each are split. None
             takes one accelerator, or all CPU cores that can share the work, and with several
@@ -52,6 +55,7 @@ class RunSettings:
     selection_share: float = 0.35
     selection_start: float = 0.0
     selection_keep: float = 0.5
+    selection_score: Score = "return"
     devices: int | None = None
     checkpoint_interval: float = 60.0
     evaluation_episodes: int = 128
@@ -77,6 +81,10 @@ class RunSettings:
         for name in ("selection_share", "selection_keep"):
             if not 0 < getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}, must lie between 0 and 1")
+        if self.selection_score not in SCORES:
+            raise SettingsError(
+                f"selection_score is {self.selection_score!r}, must be one of {', '.join(SCORES)}"
+            )
         if not 0 <= self.selection_start < self.selection_share:
             raise SettingsError(
                 f"selection_start is {self.selection_start}, must be at least 0 and less than "

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rpo
+from rpo.errors import CheckpointError
 from rpo.training import Progress, Run, SettingsError
 from rpo.training.checkpoint import iteration_of, last_checkpoint, restore_checkpoint
 from rpo.training.metrics import WALL_CLOCK_COLUMNS
@@ -25,6 +26,30 @@ SETTINGS = {"seeds": 2, "candidates": 3, "selection_share": 0.6, "total_steps": 
 @pytest.fixture(scope="module")
 def selected(train_tiny: Callable[..., Run]) -> Run:
     return train_tiny(Countdown(), **SETTINGS, evaluation_episodes=2)
+
+
+def test_the_latest_rewards_may_decide_instead() -> None:
+    race = Race.start(Selection(3, 1000, 0.5, score="reward"), seeds=1)
+    returns = {"episode_return": np.array([3.0, 2.0, np.nan])}
+    race.note(returns | {"reward": np.array([1.0, 4.0, 4.0])})
+    race.note(returns | {"reward": np.array([1.0, 4.0, 16.0])})
+    np.testing.assert_allclose(race.rewards, [[1.0, 4.0, 5.0]])
+    again = Race.resume(race.selection, race.facts() | {"iteration": 2}, Path("there"))
+    np.testing.assert_array_equal(again.rewards, race.rewards)
+    failing = returns | {"updates_skipped_in_a_row": np.array([0.0, 1.0, 0.0])}
+    assert race.drop(race.selection.ends[0], failing) == [0, 2]
+    np.testing.assert_allclose(race.rewards, [[1.0, 5.0]])
+    left = {"episode_return": np.array([3.0, np.nan])}
+    assert race.drop(race.selection.ends[1], left) == [1]
+    assert race.numbers.tolist() == [[2]]
+
+
+@pytest.mark.parametrize("rewards", [None, [[1.0]], "many", [["x", 1.0, 2.0]]])
+def test_a_checkpoint_without_sound_rewards_is_damaged(rewards: object) -> None:
+    selection = Selection(3, 1000, 0.5, score="reward")
+    facts = {"iteration": 5, "candidates": [[0, 1, 2]], "rewards": rewards}
+    with pytest.raises(CheckpointError, match="its rewards cannot be"):
+        Race.resume(selection, facts, Path("there"))
 
 
 def rounds_of(run: Run) -> list[dict]:

@@ -191,9 +191,9 @@ def test_settings_go_to_their_owners() -> None:
 
 def test_candidates_are_the_presets_unless_given() -> None:
     ant = resolve("ant").run_settings
-    assert (ant.candidates, ant.selection_start, ant.selection_share) == (20, 0.14, 0.21)
-    selection = Program(resolve("ant")).selection  # the first look is at 0.28 M steps of each
-    assert selection.sizes == [20, 6, 2, 1] and selection.ends[0] * 64 * 32 == 280_576
+    assert (ant.candidates, ant.selection_start, ant.selection_share) == (10, 0.08, 0.16)
+    selection = Program(resolve("ant")).selection  # the first look is at 0.25 M steps of each
+    assert selection.sizes == [10, 4, 2, 1] and selection.ends[0] * 64 * 32 == 253_952
     assert resolve("ant", settings={"candidates": 2}).run_settings.candidates == 2
     for arguments in (("ant", "shac"), ("ant", "rpo", "paper")):
         assert resolve(*arguments).run_settings.candidates == 1
