@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from flops import count_flops
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from record import markdown, write_record
 
-from rpo.algorithms import make, names, shard_state
-from rpo.algorithms.collection import action_noise, collect
-from rpo.algorithms.devices import environment_indices, environment_keys
+from rpo.algorithms import make, names
+from rpo.algorithms.collection import collect
+from rpo.algorithms.devices import environment_indices, environment_keys, environment_noise
 from rpo.algorithms.first_order import FirstOrderAlgorithm
 from rpo.algorithms.ppo import PPO
 from rpo.training.cache import enable_compilation_cache
@@ -44,7 +44,7 @@ def forward(algorithm, env, state):
     policy, normalizer = state.policy, state.normalizer
     indices = environment_indices(state.environments.episode_return.shape[0], algorithm.axis)
     keys = environment_keys(state.key, indices)
-    noise = action_noise(keys, algorithm.config.horizon, env.spec.action_size)
+    noise = environment_noise(keys, (algorithm.config.horizon, env.spec.action_size))
 
     def act(observation, noise):
         return policy.squash(policy(normalizer(observation)).sample(noise))
@@ -117,10 +117,9 @@ def build(name: str, task: str, preset: str, devices: int | None) -> dict[str, A
     env, count = resolved.env, resolved.run_settings.devices
     mesh = Mesh(np.array(jax.devices()[:count]), (AXIS,))
     algorithm = make(name, resolved.config, axis=AXIS)
-    state = shard_state(
-        algorithm, jax.jit(algorithm.init, static_argnums=0)(env, jax.random.key(0)), mesh
-    )
+    state = jax.jit(algorithm.init, static_argnums=0)(env, jax.random.key(0))
     partition = algorithm.partition(state)
+    state = jax.device_put(state, jax.tree.map(lambda spec: NamedSharding(mesh, spec), partition))
     kinds = ((FirstOrderAlgorithm, first_order_stages), (PPO, ppo_stages))
     make_stages = next((make for kind, make in kinds if isinstance(algorithm, kind)), sac_stages)
     stages = {"forward": lambda state: forward(algorithm, env, state)}

@@ -72,7 +72,7 @@ def parse(form: Callable[..., T], arguments: list[str], program: str, default: A
 
 def _whole_numbers(form: Any, default: Any, arguments: list[str]) -> list[str]:
     """Arguments in which whole numbers such as 1e6 are written out, where a setting wants those."""
-    counts = _fields(form, default, whole=True)
+    counts = _counts(form, default)
     words, wanted = [], False
     for word in arguments:
         if word.startswith("--"):
@@ -84,16 +84,16 @@ def _whole_numbers(form: Any, default: Any, arguments: list[str]) -> list[str]:
     return words
 
 
-def _fields(form: Any, default: Any, *, whole: bool) -> set[str]:
-    """Names of a form's fields and of those of its groups; if `whole`, those of whole numbers."""
+def _counts(form: Any, default: Any) -> set[str]:
+    """Names of the whole numbers among a form's fields and those of its groups."""
     if not dataclasses.is_dataclass(form):
         return set()
     names: set[str] = set()
     for field in dataclasses.fields(form):
         inner = getattr(default, field.name, None)
         if dataclasses.is_dataclass(inner):
-            names |= _fields(type(inner), inner, whole=whole)
-        elif not whole or re.search(r"\bint\b", str(field.type)):
+            names |= _counts(type(inner), inner)
+        elif re.search(r"\bint\b", str(field.type)):
             names.add(field.name)
     return names
 

@@ -14,10 +14,7 @@ import jax
 import tyro
 
 from rpo import runtime
-from rpo.arguments import (
-    UsageError,
-    parse,
-)
+from rpo.arguments import UsageError, parse
 from rpo.errors import unknown
 
 USAGE = """usage: rpo COMMAND ...
@@ -94,13 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):  # at once: what follows loads JAX's world
         print(USAGE)
         return 0 if words else 2
-    from rpo.errors import (
-        RunError,
-        SettingsError,
-        TaskError,
-        TrainingError,
-        TrainingInterrupted,
-    )
+    from rpo.errors import RunError, SettingsError, TaskError, TrainingError, TrainingInterrupted
     from rpo.training.processes import leave
     from rpo.training.provenance import running
 
@@ -130,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return leave(130)
     except Exception as error:
-        told = _blamed_on_task(error)
+        from rpo.training.task_files import blamed_on_task
+
+        told = blamed_on_task(error)
         if told is not None:
             return _fail(told, 1, lines=3)
         if not jax.distributed.is_initialized():
@@ -177,16 +170,10 @@ def _evaluate(arguments: list[str]) -> int:
 
     given = parse(EvaluateArguments, arguments, "rpo evaluate")
     enable_compilation_cache()
-    evaluation = evaluate(
-        given.run,
-        episodes=given.episodes,
-        deterministic=given.deterministic,
-        checkpoint=given.checkpoint,
-        seed=given.seed,
-        env=task_of(given.run, given.task, given.trust),
-        randomization=given.randomization,
-    )
-    print(evaluation)
+    how = dict(vars(given))
+    source = how.pop("run")
+    env = task_of(source, how.pop("task"), how.pop("trust"))
+    print(evaluate(source, env=env, **how))
     return 0
 
 
@@ -267,18 +254,6 @@ def _check_gradients(arguments: list[str]) -> int:
 
 def _nothing() -> None:
     """Takes no arguments."""
-
-
-def _known_tasks() -> str:
-    from rpo import envs
-
-    return ", ".join(envs.names())
-
-
-def _blamed_on_task(error: Exception) -> Exception | None:
-    from rpo.training.task_files import blamed_on_task
-
-    return blamed_on_task(error)
 
 
 def _fail(error: object, status: int, lines: int = 1) -> int:

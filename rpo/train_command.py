@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,15 +72,13 @@ def train(arguments: list[str]) -> int:
     algorithm, arguments = value_of("algorithm", arguments)
     preset, arguments = value_of("preset", arguments)
     algorithm, preset = algorithm or "rpo", preset or "fast"
-    form, default = _train_form(task, algorithm, preset)
-    known = [name for owner in vars(default) for name in flags_of(owner, default)]
-    require_known_flags(arguments, known, f"rpo train {task} --help explains them")
-    parsed: Any = parse(form, arguments, f"rpo train {task}", default)
-    join(parsed.processes)
-    settings = _settings_in(parsed) | {"callbacks": _callbacks(parsed.wandb)}
+    parsed, settings = _read(_train_form(task, algorithm, preset), arguments, f"rpo train {task}")
     if is_description(task):
-        print(RobotFile(task, parsed.task_settings).summary())  # what was chosen for it
-    api.train(task, algorithm, preset=preset, run_dir=parsed.run_dir, **settings)
+        try:
+            print(RobotFile(task, parsed.task_settings).summary())  # what was chosen for it
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+    api.train(task, algorithm, preset=preset, **settings)
     return 0
 
 
@@ -100,15 +99,26 @@ def _train_from(path: Path, task: str | None, arguments: list[str]) -> int:
     task_class = task_settings_class(given)
     task_settings = task_class(**resolved.task_settings) if task_class is not None else None
     run = dataclasses.replace(resolved.run_settings, devices=None)
-    form, default = _form(resolved.task, algorithm, preset, resolved.config, run, task_settings)
-    known = [name for owner in vars(default) for name in flags_of(owner, default)]
-    program = f"rpo train --from {path}"
-    require_known_flags(arguments, [*known, "trust"], f"{program} --help explains them")
-    parsed: Any = parse(form, arguments, program, default)
-    join(parsed.processes)
-    settings = _settings_in(parsed) | {"algorithm": algorithm, "run_dir": parsed.run_dir}
-    api.train(task, from_run=path, callbacks=_callbacks(parsed.wandb), **settings)
+    form = _form(resolved.task, algorithm, preset, resolved.config, run, task_settings)
+    _, settings = _read(form, arguments, f"rpo train --from {path}", "trust")
+    api.train(task, algorithm, from_run=path, **settings)
     return 0
+
+
+def _read(
+    form: tuple[type[Any], Any], arguments: list[str], program: str, *others: str
+) -> tuple[Any, dict[str, Any]]:
+    """A form as the user has filled it in, and all of it as arguments of `train`; from here on the
+    processes have joined. Flags that are called as `others` are known, too."""
+    kind, default = form
+    known = [name for owner in vars(default) for name in flags_of(owner, default)]
+    require_known_flags(arguments, [*known, *others], f"{program} --help explains them")
+    parsed = parse(kind, arguments, program, default)
+    join(parsed.processes)
+    groups = [getattr(parsed, name, None) for name in ("run", "method", "task_settings")]
+    chosen = [vars(group).items() for group in groups if group is not None]
+    settings = dict(itertools.chain(*chosen))
+    return parsed, settings | {"run_dir": parsed.run_dir, "callbacks": _callbacks(parsed.wandb)}
 
 
 def _callbacks(wandb: bool) -> list[Any]:
@@ -118,16 +128,6 @@ def _callbacks(wandb: bool) -> list[Any]:
     from rpo.training.wandb_log import WandbLog
 
     return [WandbLog()]
-
-
-def _settings_in(parsed: Any) -> dict[str, Any]:
-    """Settings by name, from the groups of a form."""
-    return {
-        name: value
-        for group in ("run", "method", "task_settings")
-        if hasattr(parsed, group)
-        for name, value in vars(getattr(parsed, group)).items()
-    }
 
 
 def _train_form(task: str, algorithm: str, preset: str) -> tuple[type[Any], Any]:
@@ -152,11 +152,7 @@ def _form(
     groups: list[tuple[str, Any, Any]] = [
         ("algorithm", Annotated[str, shown], algorithm),
         ("preset", Annotated[str, tyro.conf.arg(help="Settings to start from.")], preset),
-        (
-            "run_dir",
-            Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")],
-            None,
-        ),
+        ("run_dir", Annotated[Path | None, tyro.conf.arg(help="New directory for the run.")], None),
         ("wandb", Annotated[bool, tyro.conf.arg(help=WANDB)], False),
         ("run", RunSettings, run_settings),
         ("method", type(config), config),

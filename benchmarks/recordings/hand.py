@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rpo.envs.hand import Hand, HandState
 from rpo.envs.hand_model import JOINTS
 from rpo.envs.registry import make
-from rpo.physics.topology import quaternion_matrix
+from rpo.physics.attachments import quaternion_matrix
 
 from .walkers import Measurement
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rpo import envs
 from rpo.envs.base import Env, EnvState
+from rpo.envs.registry import made
 from rpo.errors import SettingsError
 
 try:
@@ -44,13 +45,7 @@ class BraxEnv(BraxBase):  # type: ignore[misc]
     """
 
     def __init__(self, task: str | Env, **settings: Any) -> None:
-        if isinstance(task, str):
-            task = envs.make(task, **settings)
-        elif settings:
-            raise SettingsError(
-                f"{task.spec.name} is made already; leave out {', '.join(settings)}"
-            )
-        self.env = task
+        self.env = made(task, settings)
 
     def reset(self, rng: Array) -> State:
         """Starts an episode from a random key."""

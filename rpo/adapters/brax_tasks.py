@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, TypeAlias
 
-from rpo.adapters.foreign import ForeignTask, Simulator, imported, spec_of
+from rpo.adapters.foreign import ForeignTask, as_task, imported
 from rpo.errors import SettingsError
 
 Backend: TypeAlias = Literal["generalized", "positional", "spring", "mjx"]
@@ -29,16 +29,15 @@ class BraxSettings:
             raise SettingsError(f"episode_length is {self.episode_length}, must be at least 1")
 
 
+SETTINGS = BraxSettings
+"""Of all environments."""
+
+
 def names() -> list[str]:
     """Of the environments that Brax has registered."""
     registered: dict[str, Any] = _brax()._envs  # it has no public list
     own = (name for name in registered if not name.startswith("rpo_"))
     return sorted(name for name in own if name != "fast")  # a fake for Brax's tests
-
-
-def settings_class(name: str) -> type[BraxSettings]:
-    """All environments have the same settings."""
-    return BraxSettings
 
 
 def make(name: str, settings: BraxSettings) -> ForeignTask:
@@ -47,12 +46,8 @@ def make(name: str, settings: BraxSettings) -> ForeignTask:
     Raises:
         SettingsError: if it cannot serve.
     """
-    task = f"brax:{name}"
     env = _brax().get_environment(name, backend=settings.backend)
-    simulator = Simulator(task, env)
-    return ForeignTask(
-        spec=spec_of(task, simulator, settings.episode_length, float(env.dt)), simulator=simulator
-    )
+    return as_task(f"brax:{name}", env, settings.episode_length)
 
 
 def _brax() -> Any:

@@ -59,9 +59,9 @@ def settings_class(task: str) -> type[Any]:
     Raises:
         SettingsError: if its package is not installed, or has no such environment.
     """
-    home, name = _home(task)
+    home, _ = _home(task)
     require_known(task, home.names())
-    chosen: type[Any] = home.settings_class(name)
+    chosen: type[Any] = home.SETTINGS
     return chosen
 
 
@@ -254,12 +254,18 @@ class Simulator:
         return jax.tree.unflatten(self._structure, leaves)
 
 
-def spec_of(task: str, simulator: Simulator, episode_length: int, control_dt: float) -> EnvSpec:
-    """Sizes and timing of a foreign task; its name can be part of a file's."""
-    return EnvSpec(
-        name=task.replace(":", "_"),
+def as_task(task: str, env: Any, episode_length: int, action_repeat: int = 1) -> ForeignTask:
+    """An environment of another package as a task; see `Simulator`.
+
+    Raises:
+        SettingsError: if it cannot serve.
+    """
+    simulator = Simulator(task, env, action_repeat)
+    spec = EnvSpec(
+        name=task.replace(":", "_"),  # can be part of a file's
         observation_size=simulator.observation_size,
-        action_size=int(simulator.env.action_size),
+        action_size=int(env.action_size),
         episode_length=episode_length,
-        control_dt=control_dt,
+        control_dt=float(env.dt) * action_repeat,
     )
+    return ForeignTask(spec=spec, simulator=simulator)

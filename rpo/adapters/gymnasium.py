@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rpo import envs
 from rpo.envs.base import Env, EnvSpec, EnvState, Transition, select
+from rpo.envs.registry import made
 from rpo.errors import SettingsError
 
 try:
@@ -53,7 +54,7 @@ class TaskEnv(gymnasium.Env[Values, Values]):
     """
 
     def __init__(self, task: str | Env, render_mode: str | None = None, **settings: Any) -> None:
-        self.env = _environment(task, settings)
+        self.env = made(task, settings)
         self.metadata = _metadata(self.env.spec)
         self.render_mode = _checked(render_mode)
         self.observation_space, self.action_space = _spaces(self.env.spec)
@@ -119,16 +120,12 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[Values, Values, Values]):
     """
 
     def __init__(
-        self,
-        task: str | Env,
-        num_envs: int = 1,
-        render_mode: str | None = None,
-        **settings: Any,
+        self, task: str | Env, num_envs: int = 1, render_mode: str | None = None, **settings: Any
     ) -> None:
         if num_envs < 1:
             raise SettingsError(f"num_envs is {num_envs}, must be at least 1")
         super().__init__()
-        self.env = _environment(task, settings)
+        self.env = made(task, settings)
         self.num_envs = num_envs
         self.metadata = _metadata(self.env.spec) | {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode = _checked(render_mode)
@@ -253,14 +250,6 @@ def _running(state: EnvState | None) -> EnvState:
     if state is None:
         raise gymnasium.error.ResetNeeded("there is no episode yet: call reset() first")
     return state
-
-
-def _environment(task: str | Env, settings: dict[str, Any]) -> Env:
-    if isinstance(task, str):
-        return envs.make(task, **settings)
-    if settings:
-        raise SettingsError(f"{task.spec.name} is made already; leave out {', '.join(settings)}")
-    return task
 
 
 def _metadata(spec: EnvSpec) -> dict[str, Any]:

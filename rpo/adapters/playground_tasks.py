@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, TypeAlias
 
-from rpo.adapters.foreign import ForeignTask, Simulator, imported, spec_of
+from rpo.adapters.foreign import ForeignTask, as_task, imported
 from rpo.errors import SettingsError
 
 Implementation: TypeAlias = Literal["jax", "warp"]
@@ -29,14 +29,13 @@ class PlaygroundSettings:
             raise SettingsError(f"episode_length is {self.episode_length}, must be at least 1")
 
 
+SETTINGS = PlaygroundSettings
+"""Of all environments."""
+
+
 def names() -> list[str]:
     """Of the environments that Playground has registered."""
     return sorted(_registry().ALL_ENVS)
-
-
-def settings_class(name: str) -> type[PlaygroundSettings]:
-    """All environments have the same settings."""
-    return PlaygroundSettings
 
 
 def make(name: str, settings: PlaygroundSettings) -> ForeignTask:
@@ -47,16 +46,12 @@ def make(name: str, settings: PlaygroundSettings) -> ForeignTask:
     Raises:
         SettingsError: if it cannot serve.
     """
-    task = f"playground:{name}"
     config = _registry().get_default_config(name)
     changes = {"impl": settings.implementation} if "impl" in config else {}
     env = _registry().load(name, config=config, config_overrides=changes)
     repeat = int(config.get("action_repeat", 1))
-    simulator = Simulator(task, env, repeat)
     length = settings.episode_length or int(config.get("episode_length", 1000)) // repeat
-    return ForeignTask(
-        spec=spec_of(task, simulator, length, float(env.dt) * repeat), simulator=simulator
-    )
+    return as_task(f"playground:{name}", env, length, repeat)
 
 
 def _registry() -> Any:

@@ -11,9 +11,7 @@ from rpo.algorithms.rpo import RPO, RPOConfig
 from rpo.algorithms.sac import SAC, SACConfig
 from rpo.algorithms.sapo import SAPO, SAPOConfig
 from rpo.algorithms.shac import SHAC, SHACConfig
-from rpo.algorithms.sharding import shard_state, sharded_update
 from rpo.errors import unknown
-from rpo.nets import policy_action
 
 _METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "rpo": (RPO, RPOConfig),
@@ -85,7 +83,4 @@ __all__ = [
     "config_class",
     "make",
     "names",
-    "policy_action",
-    "shard_state",
-    "sharded_update",
 ]

@@ -6,33 +6,25 @@ u + alpha * dA/du. If the loss has grown, that starts anew with a smaller learni
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from rpo.algorithms.attempts import Actor, Outcome, Trained, attempt_until_better
 from rpo.algorithms.base import Metrics
-from rpo.algorithms.devices import device_mean
 from rpo.algorithms.optimizer import Optimizer
-from rpo.algorithms.surrogate import actor_gradient
-from rpo.nets import Gaussian, GaussianPolicy
+from rpo.algorithms.surrogate import Samples, actor_gradient
+from rpo.nets import GaussianPolicy
 
 
-class AdvantageBatch(eqx.Module):
-    """The cached samples; all lead with (steps, envs), or with samples.
+class AdvantageBatch(Samples):
+    """The cached samples.
 
     Args:
-        observation: normalised.
-        action: u, before squashing.
-        old: distribution that u was drawn from.
         advantage: A_t, not normalised.
         gradient: dA_t/du_t.
     """
 
-    observation: Float[Array, "steps envs observation"]
-    action: Float[Array, "steps envs action"]
-    old: Gaussian
     advantage: Float[Array, "steps envs"]
     gradient: Float[Array, "steps envs action"]
 
@@ -82,10 +74,9 @@ def fit_alpha_policy(
     def regression(actor: Actor, rate: Float[Array, ""]) -> Trained:
         def step(actor: Actor, _: None) -> tuple[Actor, tuple[Array, Array]]:
             policy, state = actor
-            gradient, chunks = actor_gradient(loss, policy, batch)
-            gradient, value = device_mean((gradient, chunks["loss"].mean()), axis)
+            gradient, found = actor_gradient(loss, policy, batch, axis)
             policy, state, norm = optimizer.step(policy, state, gradient, rate)
-            return (policy, state), (value, norm)
+            return (policy, state), (found["loss"], norm)
 
         fitted, (losses, norms) = lax.scan(step, actor, length=steps)
         return Trained(fitted, losses[0], losses[-1], {"gradient_norm": norms.mean()})

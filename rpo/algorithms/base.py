@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,7 +24,6 @@ EPISODE_WINDOW = 100
 """Number of finished episodes behind the reported return and length."""
 
 Metrics = dict[str, Float[Array, ""]]
-T = TypeVar("T")
 
 
 class Environments(eqx.Module):
@@ -222,11 +221,11 @@ class Algorithm(eqx.Module):
     Args:
         config: a frozen dataclass of the algorithm's settings.
         axis: name of the mapped device axis over which environments are split, or None. With it,
-            `update` runs inside `jax.shard_map` (see `rpo.algorithms.sharding`).
+            `update` runs inside `jax.shard_map`, with the specs of `partition`.
     """
 
     config: eqx.AbstractVar[Any]
-    axis: eqx.AbstractVar[str | None]
+    axis: str | None = eqx.field(static=True, default=None, kw_only=True)
 
     @abc.abstractmethod
     def init(self, env: Env, key: Array) -> TrainState:
@@ -367,19 +366,12 @@ def _reported_return(behind: Int[Array, " envs"], dtype: Any) -> Float[Array, " 
 
 def no_episodes(env: Env) -> FinishedEpisodes:
     """An empty buffer for a task's episodes."""
-    dtype = jax.dtypes.canonicalize_dtype(float)
     return FinishedEpisodes(
-        returns=jnp.zeros(EPISODE_WINDOW, dtype),
-        lengths=jnp.zeros(EPISODE_WINDOW, dtype),
+        returns=jnp.zeros(EPISODE_WINDOW),
+        lengths=jnp.zeros(EPISODE_WINDOW),
         count=jnp.zeros((), jnp.int32),
-        reports={name: jnp.zeros(EPISODE_WINDOW, dtype) for name in env.report_names},
+        reports={name: jnp.zeros(EPISODE_WINDOW) for name in env.report_names},
     )
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ValueError with `message` unless `condition` holds; for settings."""
-    if not condition:
-        raise ValueError(message)
 
 
 def per_epoch(**values: Float[Array, " epochs"]) -> Metrics:

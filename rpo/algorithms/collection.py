@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree, UInt32
+from jaxtyping import Array, Float, PyTree
 
 from rpo.algorithms.base import Environments, Experience
 from rpo.envs.base import Env
@@ -35,12 +33,3 @@ def collect(
         return carry, Experience(observation=observation, action=action, **record)
 
     return lax.scan(step, environments, inputs)
-
-
-def action_noise(
-    keys: UInt32[Array, "envs 2"], steps: int, action_size: int
-) -> Float[Array, "steps envs action"]:
-    """Standard normal noise, each environment's from its own key."""
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    noise = jax.vmap(lambda key: jax.random.normal(key, (steps, action_size), dtype))(keys)
-    return jnp.moveaxis(noise, 0, 1)

@@ -80,3 +80,11 @@ def environment_keys(
 ) -> UInt32[Array, "envs 2"]:
     """One raw key per environment, the same however environments are split over devices."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def environment_noise(
+    keys: UInt32[Array, "envs 2"], shape: tuple[int, ...]
+) -> Float[Array, "*rows envs columns"]:
+    """Standard normal noise of `shape` (rows, columns) for each environment, from its own key."""
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return jnp.moveaxis(noise, 0, -2)

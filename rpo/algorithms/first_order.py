@@ -10,48 +10,27 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt32
 
-from rpo.algorithms.base import (
-    Algorithm,
-    Metrics,
-    TrainState,
-    fresh_state,
-    require,
-)
+from rpo.algorithms.base import Algorithm, Metrics, TrainState, fresh_state
 from rpo.algorithms.bounds import bound_action_gradients, bound_values
-from rpo.algorithms.checks import require_ranges
-from rpo.algorithms.config import MethodConfig
+from rpo.algorithms.config import MethodConfig, require, require_ranges
 from rpo.algorithms.critic_training import fit_critics
-from rpo.algorithms.devices import (
-    device_mean,
-    device_sum,
-    environment_indices,
-    environment_keys,
-)
-from rpo.algorithms.iteration import end_iteration, skipped_update_metrics
+from rpo.algorithms.devices import device_mean, device_sum, environment_indices, environment_keys
+from rpo.algorithms.iteration import end_iteration
 from rpo.algorithms.keys import iteration_keys, start_keys
-from rpo.algorithms.optimizer import (
-    SCHEDULES,
-    Optimizer,
-    Schedule,
-    learning_rate_at,
-)
+from rpo.algorithms.optimizer import SCHEDULES, Optimizer, Schedule, learning_rate_at
 from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
 from rpo.algorithms.surrogate import (
     ActorBatch,
+    ActorLoss,
+    actor_gradient,
     divergence,
     make_actor_batch,
     reward_with_entropy,
 )
 from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
-from rpo.nets import (
-    CRITICS,
-    Critic,
-    GaussianPolicy,
-    TanhGaussianPolicy,
-    new_state_values,
-)
+from rpo.nets import CRITICS, Critic, GaussianPolicy, TanhGaussianPolicy, new_state_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,14 +90,12 @@ class FirstOrderConfig(MethodConfig):
             not_negative=("weight_decay",),
             fractions=("td_lambda",),
             betas=("betas",),
+            choices={"critic": CRITICS, "actor_learning_rate_schedule": SCHEDULES},
+            parts_of_horizon=("critic_minibatches",),
         )
         require(
             0 <= self.actor_learning_rate_hold < 1,
             f"actor_learning_rate_hold is {self.actor_learning_rate_hold}, must be in [0, 1)",
-        )
-        require(
-            self.critic in CRITICS,
-            f"critic is {self.critic!r}, must be one of {', '.join(CRITICS)}",
         )
         require(
             self.critic != "scaled" or self.discount < 1,
@@ -128,30 +105,22 @@ class FirstOrderConfig(MethodConfig):
             self.target_value in ("mean", "min"),
             f"target_value is {self.target_value!r}, must be 'mean' or 'min'",
         )
-        require(
-            self.actor_learning_rate_schedule in SCHEDULES,
-            f"actor_learning_rate_schedule is {self.actor_learning_rate_schedule!r}, "
-            f"must be one of {', '.join(SCHEDULES)}",
-        )
-        require(
-            self.horizon % self.critic_minibatches == 0,
-            f"critic_minibatches is {self.critic_minibatches}, must divide the horizon "
-            f"({self.horizon})",
-        )
 
 
 class FirstOrderAlgorithm(Algorithm):
     """One iteration: differentiable rollout, actor update on cached action gradients, critics.
 
-    A method defines `entropy_coefficient` and `update_actor`; one that learns from something else
-    than the gradient of the discounted return defines `actor_return` and `make_batch`, too.
+    A method defines `update_actor`, and what else differs from the defaults: `entropy_coefficient`,
+    and if it learns from something else than the gradient of the discounted return, `actor_return`
+    and `make_batch`.
     """
 
     config: eqx.AbstractVar[Any]
 
-    @abc.abstractmethod
     def entropy_coefficient(self, state: TrainState) -> Float[Array, ""] | float:
         """Weight of the normalised entropy sample in the reward, constant within an iteration."""
+        del state
+        return 0.0
 
     @abc.abstractmethod
     def update_actor(
@@ -180,8 +149,9 @@ class FirstOrderAlgorithm(Algorithm):
         del state
         return make_actor_batch(rollout, observation, self.config.discount)
 
-    def initial_method_state(self) -> PyTree:
+    def initial_method_state(self, policy: GaussianPolicy) -> PyTree:
         """What only this method keeps in `TrainState.method`."""
+        del policy
         return None
 
     def update_method_state(
@@ -225,7 +195,7 @@ class FirstOrderAlgorithm(Algorithm):
             critics=critics,
             actor_optimizer=self.optimizer.init(policy),
             critic_optimizer=self.optimizer.init(critics.networks),
-            method=self.initial_method_state(),
+            method=self.initial_method_state(policy),
         )
 
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -250,7 +220,7 @@ class FirstOrderAlgorithm(Algorithm):
 
         state, ending = end_iteration(state, segment, self.axis)
         metrics |= gradient_metrics | actor_metrics | method_metrics | critic_metrics | ending
-        return state, metrics | {"learning_rate": learning_rate} | skipped_update_metrics(state)
+        return state, metrics | {"learning_rate": learning_rate}
 
     def learning_rate(self, state: TrainState) -> Float[Array, ""]:
         """Of the actor, in this iteration."""
@@ -349,12 +319,13 @@ class FirstOrderAlgorithm(Algorithm):
 
 def descend_once(
     algorithm: FirstOrderAlgorithm,
+    loss: ActorLoss[ActorBatch],
     state: TrainState,
     batch: ActorBatch,
-    gradient: GaussianPolicy,
     learning_rate: Float[Array, ""],
 ) -> tuple[TrainState, Metrics]:
-    """One step of the actor against a gradient, and how far it moved the policy."""
+    """One step of the actor against the gradient of a loss, and how far it moved the policy."""
+    gradient, _ = actor_gradient(loss, state.policy, batch, algorithm.axis)
     policy, optimizer, norm = algorithm.optimizer.step(
         state.policy, state.actor_optimizer, gradient, learning_rate
     )

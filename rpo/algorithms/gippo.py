@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, PyTree
 
 from rpo.algorithms.alpha_policy import AdvantageBatch, fit_alpha_policy
 from rpo.algorithms.attempts import RATE_FACTOR, Actor, Outcome
-from rpo.algorithms.base import Metrics, TrainState, require
+from rpo.algorithms.base import Metrics, TrainState
 from rpo.algorithms.bounds import bound_values
-from rpo.algorithms.checks import require_ranges
+from rpo.algorithms.config import require, require_ranges
 from rpo.algorithms.devices import device_max, device_mean, device_sum, standardize
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.keys import iteration_keys
@@ -36,8 +36,7 @@ from rpo.algorithms.mixture_ppo import PPOBatch, density_ratio, log_denominator,
 from rpo.algorithms.optimizer import Optimizer, Schedule
 from rpo.algorithms.returns import generalized_advantage, step_discounts, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment
-from rpo.envs.base import Env
-from rpo.nets import Gaussian, Normalizer, new_normalizer
+from rpo.nets import Gaussian, GaussianPolicy, Normalizer, new_normalizer
 
 SMALLEST_WEIGHT = 1e-20
 """Smallest (discount * td_lambda)^steps by which a gradient in float32 can be divided."""
@@ -98,13 +97,10 @@ class GIPPOConfig(FirstOrderConfig):
             not_negative=("alpha_min_learning_rate",),
             fractions=("initial_alpha", "max_out_of_range"),
             betas=("ppo_betas",),
+            parts_of_horizon=("ppo_minibatches",),
         )
         require(self.clip <= 1, f"clip is {self.clip}, must be at most 1: ratios are positive")
         require(self.alpha_factor >= 1, f"alpha_factor is {self.alpha_factor}, must be at least 1")
-        require(
-            self.horizon % self.ppo_minibatches == 0,
-            f"ppo_minibatches is {self.ppo_minibatches}, must divide the horizon ({self.horizon})",
-        )
         require(
             (self.discount * self.td_lambda) ** (self.horizon - 1) >= SMALLEST_WEIGHT,
             f"td_lambda is {self.td_lambda}, must be larger for advantage gradients of "
@@ -134,18 +130,10 @@ def volume_ratio(new: Gaussian, old: Gaussian) -> Float[Array, "*batch"]:
     return jnp.exp(jnp.sum(new.log_std - old.log_std, axis=-1))
 
 
-def next_alpha(
-    alpha: Float[Array, ""], passed: Array, factor: float, largest: float = 1.0
-) -> Float[Array, ""]:
-    """Longer, up to `largest`, if both tests were passed, otherwise shorter."""
-    return jnp.where(passed, jnp.minimum(alpha * factor, largest), alpha / factor)
-
-
 class GIPPO(FirstOrderAlgorithm):
     """Gradient-informed Proximal Policy Optimization."""
 
     config: GIPPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     def continued(self, fresh: TrainState, old: TrainState) -> TrainState:
         """See `Algorithm.continued`; the regression's rate starts anew."""
@@ -159,22 +147,14 @@ class GIPPO(FirstOrderAlgorithm):
         config = self.config
         return Optimizer(config.ppo_betas, config.weight_decay, config.max_gradient_norm)
 
-    def init(self, env: Env, key: Array) -> TrainState:
-        """See `Algorithm.init`."""
-        state = super().init(env, key)
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        method = AlphaState(
-            alpha=jnp.asarray(self.config.initial_alpha, dtype),
+    def initial_method_state(self, policy: GaussianPolicy) -> AlphaState:
+        """Alpha and what goes with it."""
+        return AlphaState(
+            alpha=jnp.asarray(self.config.initial_alpha, jax.dtypes.canonicalize_dtype(float)),
             gains=new_normalizer(1),
-            rate_scale=jnp.ones((), dtype),
-            ppo_moments=self.ppo_optimizer.init(state.policy).adam,
+            rate_scale=jnp.ones(()),
+            ppo_moments=self.ppo_optimizer.init(policy).adam,
         )
-        return dataclasses.replace(state, method=method)
-
-    def entropy_coefficient(self, state: TrainState) -> float:
-        """No entropy bonus."""
-        del state
-        return 0.0
 
     def actor_return(
         self,
@@ -189,8 +169,7 @@ class GIPPO(FirstOrderAlgorithm):
         begins with it, and o_t does not depend on u_t. So dA_start/du_t is the sum from t on, which
         is (gamma lambda)^k dA_t/du_t. A_start + V(o_start) is the TD(lambda) target.
         """
-        config = self.config
-        ended = segment.terminated | segment.truncated
+        config, ended = self.config, segment.ended
         target = td_lambda(
             reward,
             next_value,
@@ -217,11 +196,8 @@ class GIPPO(FirstOrderAlgorithm):
             config.td_lambda,
         )
         advantage, _ = bound_values(advantage, self.axis)
-        weight = step_discounts(
-            segment.terminated | segment.truncated,
-            config.discount * config.td_lambda,
-            segment.reward.dtype,
-        )
+        decay = config.discount * config.td_lambda
+        weight = step_discounts(segment.ended, decay, segment.reward.dtype)
         return AdvantageBatch(
             observation=observation,
             action=segment.action,
@@ -287,7 +263,8 @@ class GIPPO(FirstOrderAlgorithm):
 
         biased = (out_of_range > config.max_out_of_range) | ((gain < 0) & (standardized < -1))
         passed = (deviation <= config.alpha_interval) & ~biased
-        alpha = next_alpha(state.alpha, passed, config.alpha_factor)
+        longer, shorter = state.alpha * config.alpha_factor, state.alpha / config.alpha_factor
+        alpha = jnp.where(passed, jnp.minimum(longer, 1.0), shorter)
         lowest = min(config.alpha_min_learning_rate / config.actor_learning_rate, 1.0)
         lower = jnp.maximum(state.rate_scale / RATE_FACTOR, lowest)
         metrics = {

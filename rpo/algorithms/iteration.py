@@ -14,28 +14,24 @@ from rpo.algorithms.devices import device_mean, device_sum
 def end_iteration(
     state: TrainState, experience: Experience, axis: str | None
 ) -> tuple[TrainState, Metrics]:
-    """Enters an iteration's experience into observation statistics, episodes and counter."""
+    """Enters an iteration's experience into observation statistics, episodes and counter.
+
+    The metrics say, beside what the episodes came to, how many parameter updates were not applied
+    so far, and how many in a row of late.
+    """
     state = dataclasses.replace(
         state,
         normalizer=update_normalizer(state.normalizer, experience.observation, axis),
         episodes=state.episodes.add(experience, axis),
         iteration=state.iteration + 1,
     )
-    diverged = experience.non_finite.sum().astype(experience.reward.dtype)
-    metrics = {
-        "reward": device_mean(experience.reward.mean(), axis),
-        "non_finite_states": device_sum(diverged, axis),
-    }
-    return state, metrics | state.episodes.metrics()
-
-
-def skipped_update_metrics(state: TrainState) -> Metrics:
-    """How many parameter updates were not applied so far, and the longest current run of them."""
     actor, critic = state.actor_optimizer, state.critic_optimizer
-    dtype = state.episodes.returns.dtype
+    dtype = experience.reward.dtype
     counts = {
+        "non_finite_states": device_sum(experience.non_finite.sum(), axis),
         "actor_updates_skipped": actor.skipped,
         "critic_updates_skipped": critic.skipped,
         "updates_skipped_in_a_row": jnp.maximum(actor.skipped_in_a_row, critic.skipped_in_a_row),
     }
-    return {name: count.astype(dtype) for name, count in counts.items()}
+    metrics = {"reward": device_mean(experience.reward.mean(), axis)} | state.episodes.metrics()
+    return state, metrics | {name: count.astype(dtype) for name, count in counts.items()}

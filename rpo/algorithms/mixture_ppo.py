@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,10 +16,10 @@ from jaxtyping import Array, Float, UInt32
 from rpo.algorithms.attempts import Actor, Outcome, Trained, attempt_until_better
 from rpo.algorithms.base import Metrics, per_epoch
 from rpo.algorithms.critic_training import shuffled_rows
-from rpo.algorithms.devices import device_max, device_mean, environment_indices
+from rpo.algorithms.devices import device_max, environment_indices
 from rpo.algorithms.optimizer import Optimizer
-from rpo.algorithms.surrogate import actor_gradient, clipped_objective
-from rpo.nets import Gaussian, GaussianPolicy
+from rpo.algorithms.surrogate import Samples, actor_gradient, clipped_objective
+from rpo.nets import GaussianPolicy
 
 MAX_LOG_RATIO = 16.0
 """At which log ratios are clamped."""
@@ -28,20 +27,14 @@ MAX_LOG_DIFFERENCE = 4.0
 """Of pi_alpha and pi_old, beyond which their mean no longer is the denominator of the ratio."""
 
 
-class PPOBatch(eqx.Module):
-    """The samples of the PPO phase; all lead with (steps, envs), or with samples.
+class PPOBatch(Samples):
+    """The samples of the PPO phase.
 
     Args:
-        observation: normalised.
-        action: u, before squashing.
-        old: distribution that u was drawn from.
         log_denominator: log density of u that ratios are relative to.
         advantage: normalised over the batch.
     """
 
-    observation: Float[Array, "steps envs observation"]
-    action: Float[Array, "steps envs action"]
-    old: Gaussian
     log_denominator: Float[Array, "steps envs"]
     advantage: Float[Array, "steps envs"]
 
@@ -118,23 +111,17 @@ def train_ppo(
         def step(actor: Actor, chosen: Array) -> tuple[Actor, Metrics]:
             policy, state = actor
             minibatch = jax.tree.map(lambda x: x[chosen], samples)
-            gradient, chunks = actor_gradient(loss, policy, minibatch)
-            ratio_max = device_max(chunks.pop("ratio_max").max(), axis)
-            means = {name: value.mean() for name, value in chunks.items()}
-            gradient, means = device_mean((gradient, means), axis)
+            gradient, found = actor_gradient(loss, policy, minibatch, axis)
             policy, state, norm = optimizer.step(policy, state, gradient, rate)
-            means |= {"ratio_max": ratio_max, "actor_gradient_norm": norm}
-            return (policy, state), means
+            return (policy, state), found | {"actor_gradient_norm": norm}
 
         trained, metrics = lax.scan(step, actor, rows)
-        losses = metrics.pop("loss").reshape(epochs, minibatches).mean(axis=1)
-        return Trained(trained, losses[0], losses[-1], _epoch_metrics(metrics, epochs))
+        losses, kl, ratio_max = (
+            metrics.pop(name).reshape(epochs, minibatches) for name in ("loss", "kl", "ratio_max")
+        )
+        losses = losses.mean(axis=1)
+        means = {name: value.mean() for name, value in metrics.items()}
+        means |= per_epoch(kl=kl.mean(axis=1), ratio_max=ratio_max.max(axis=1))
+        return Trained(trained, losses[0], losses[-1], means)
 
     return attempt_until_better(descent, actor, learning_rate, attempts)
-
-
-def _epoch_metrics(steps: dict[str, Float[Array, " steps"]], epochs: int) -> Metrics:
-    """Per-epoch divergence and largest ratio, and the rest as a mean over all steps."""
-    kl, ratio_max = (steps.pop(name).reshape(epochs, -1) for name in ("kl", "ratio_max"))
-    metrics = per_epoch(kl=kl.mean(axis=1), ratio_max=ratio_max.max(axis=1))
-    return metrics | {name: value.mean() for name, value in steps.items()}

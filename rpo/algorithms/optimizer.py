@@ -92,9 +92,7 @@ class Optimizer:
         applied = tied(applied)  # against rounding that differs between the halves
         finite = jnp.isfinite(norm)
         parameters, adam = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (applied, adam),
-            (parameters, state.adam),
+            lambda new, old: jnp.where(finite, new, old), (applied, adam), (parameters, state.adam)
         )
         skipped = (~finite).astype(jnp.int32)
         return (

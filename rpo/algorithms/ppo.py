@@ -29,37 +29,33 @@ from rpo.algorithms.base import (
     TrainState,
     fresh_state,
     per_epoch,
-    require,
 )
 from rpo.algorithms.bounds import bound_values
-from rpo.algorithms.checks import require_ranges
-from rpo.algorithms.collection import action_noise, collect
-from rpo.algorithms.config import MethodConfig
+from rpo.algorithms.collection import collect
+from rpo.algorithms.config import MethodConfig, require, require_ranges
 from rpo.algorithms.critic_training import shuffled_rows
 from rpo.algorithms.devices import (
     device_max,
     device_mean,
     environment_indices,
     environment_keys,
+    environment_noise,
     standardize,
 )
-from rpo.algorithms.iteration import end_iteration, skipped_update_metrics
+from rpo.algorithms.iteration import end_iteration
 from rpo.algorithms.keys import iteration_keys, start_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
 from rpo.algorithms.returns import generalized_advantage
-from rpo.algorithms.surrogate import clipped_objective
+from rpo.algorithms.surrogate import Samples, clipped_objective, importance_ratio
 from rpo.envs.base import Env
 from rpo.nets import (
     ClippedGaussianPolicy,
     CriticEnsemble,
-    Gaussian,
     GaussianPolicy,
     Normalizer,
     new_normalizer,
 )
 
-MAX_LOG_RATIO = 60.0
-"""Beyond it exp would overflow in float32."""
 RATE_FACTOR = 1.5
 """By which the learning rate moves after an epoch."""
 
@@ -119,16 +115,13 @@ class PPOConfig(MethodConfig):
             ),
             fractions=("gae_lambda",),
             betas=("betas",),
+            parts_of_horizon=("minibatches",),
         )
         require(self.clip <= 1, f"clip is {self.clip}, must be at most 1: ratios are positive")
         require(
             self.max_learning_rate >= self.min_learning_rate,
             f"max_learning_rate is {self.max_learning_rate}, must be at least min_learning_rate "
             f"({self.min_learning_rate})",
-        )
-        require(
-            self.horizon % self.minibatches == 0,
-            f"minibatches is {self.minibatches}, must divide the horizon ({self.horizon})",
         )
 
 
@@ -170,20 +163,14 @@ class PPOState(eqx.Module):
     learning_rate: Float[Array, ""]
 
 
-class PPOBatch(eqx.Module):
-    """The samples of an iteration; all lead with (steps, envs), or with samples.
+class PPOBatch(Samples):
+    """The samples of an iteration.
 
     Args:
-        observation: normalised.
-        action: before the environment clipped it.
-        old: distribution that it was drawn from.
         advantage: normalised over the batch.
         target: of the value, normalised.
     """
 
-    observation: Float[Array, "steps envs observation"]
-    action: Float[Array, "steps envs action"]
-    old: Gaussian
     advantage: Float[Array, "steps envs"]
     target: Float[Array, "steps envs"]
 
@@ -202,7 +189,6 @@ class PPO(Algorithm):
     """Proximal Policy Optimization."""
 
     config: PPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -255,7 +241,7 @@ class PPO(Algorithm):
         state, learning_metrics = self.learn(state, batch, keys.learning)
         state, ending = end_iteration(state, experience, self.axis)
         metrics |= {"learning_rate": method.learning_rate}
-        return state, metrics | learning_metrics | ending | skipped_update_metrics(state)
+        return state, metrics | learning_metrics | ending
 
     def collect(
         self, env: Env, state: TrainState, key: UInt32[Array, "2"]
@@ -263,9 +249,8 @@ class PPO(Algorithm):
         """Lets the policy act for H steps, with a plain forward simulation."""
         policy, normalizer = state.policy, state.normalizer
         indices = environment_indices(state.environments.episode_return.shape[0], self.axis)
-        noise = action_noise(
-            environment_keys(key, indices), self.config.horizon, env.spec.action_size
-        )
+        shape = (self.config.horizon, env.spec.action_size)
+        noise = environment_noise(environment_keys(key, indices), shape)
 
         def act(observation: Array, noise: Array) -> Array:
             return policy.squash(policy(normalizer(observation)).sample(noise))
@@ -319,8 +304,7 @@ class PPO(Algorithm):
         """What is minimised, a mean over samples, and its diagnostics."""
         config = self.config
         distribution = networks.policy(batch.observation)
-        log_ratio = distribution.log_prob(batch.action) - batch.old.log_prob(batch.action)
-        ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        ratio = importance_ratio(distribution, batch)
         value_loss = jnp.mean((networks.critics(batch.observation) - batch.target) ** 2)
         loss = 0.5 * config.value_coefficient * value_loss
         loss -= jnp.mean(clipped_objective(ratio, batch.advantage, config.clip))
@@ -379,7 +363,8 @@ class PPO(Algorithm):
             actor_optimizer=optimizer,
             method=PPOState(state.method.value_normalizer, learning_rate),
         )
-        return state, _epoch_metrics(epochs)
+        metrics = per_epoch(kl=epochs.pop("kl"), ratio_max=epochs.pop("ratio_max"))
+        return state, metrics | {name: values.mean() for name, values in epochs.items()}
 
     def descend(
         self, learner: Learner, minibatch: PPOBatch, learning_rate: Float[Array, ""]
@@ -393,9 +378,3 @@ class PPO(Algorithm):
             networks, optimizer, gradient, learning_rate
         )
         return (networks, optimizer), metrics | {"ratio_max": ratio_max, "gradient_norm": norm}
-
-
-def _epoch_metrics(epochs: dict[str, Float[Array, " epochs"]]) -> Metrics:
-    """Per-epoch divergence and largest ratio, and the rest as a mean over epochs."""
-    metrics = per_epoch(kl=epochs.pop("kl"), ratio_max=epochs.pop("ratio_max"))
-    return metrics | {name: values.mean() for name, values in epochs.items()}

@@ -132,15 +132,14 @@ def empty_replay(capacity: int, num_envs: int, observation_size: int, action_siz
         observation_size: length of one observation.
         action_size: length of one action.
     """
-    dtype = jax.dtypes.canonicalize_dtype(float)
     shape = (capacity, num_envs)
     steps = Steps(
-        observation=jnp.zeros((*shape, observation_size), dtype),
-        action=jnp.zeros((*shape, action_size), dtype),
-        reward=jnp.zeros(shape, dtype),
+        observation=jnp.zeros((*shape, observation_size)),
+        action=jnp.zeros((*shape, action_size)),
+        reward=jnp.zeros(shape),
         terminated=jnp.zeros(shape, bool),
         truncated=jnp.zeros(shape, bool),
-        final_observation=jnp.zeros((*shape, observation_size), dtype),
+        final_observation=jnp.zeros((*shape, observation_size)),
     )
     return Replay(steps, jnp.zeros((), jnp.int32))
 

@@ -7,7 +7,6 @@ backward pass stays in cache.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -17,10 +16,9 @@ from jaxtyping import Array, Bool, Float, PyTree, UInt32
 
 from rpo.algorithms.base import Environments, Experience
 from rpo.algorithms.chunks import largest_divisor
+from rpo.algorithms.devices import environment_noise
 from rpo.envs.base import Env
 from rpo.nets import Gaussian, GaussianPolicy, Normalizer
-
-T = TypeVar("T")
 
 
 class Segment(Experience):
@@ -125,11 +123,11 @@ def rollout_with_action_gradients(
         block_size: environments per block; the largest divisor of their number up to this is used.
         objective: must treat environments independently.
     """
-    shape = (horizon, env.spec.action_size)
+    shape = (2, horizon, env.spec.action_size)
 
     def block(inputs: tuple[Environments, Array]) -> Rollout:
         start, block_keys = inputs
-        noise = draw_noise(block_keys, *shape)
+        noise = environment_noise(block_keys, shape)
 
         def total(perturbation: Array) -> tuple[Array, tuple[Environments, Segment, PyTree]]:
             after, segment = run_segment(env, policy, normalizer, start, noise, perturbation)
@@ -168,13 +166,3 @@ def map_blocks(
         gradient_finite=join(result.gradient_finite),
         auxiliary=jax.tree.map(join_steps, result.auxiliary),
     )
-
-
-def draw_noise(
-    keys: UInt32[Array, "envs 2"], horizon: int, action_size: int
-) -> Float[Array, "2 steps envs action"]:
-    """Standard normal noise of a whole segment, each environment's from its own key."""
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    shape = (2, horizon, action_size)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
-    return jnp.moveaxis(noise, 0, 2)

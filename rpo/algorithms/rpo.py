@@ -22,15 +22,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rpo.algorithms.base import Metrics, TrainState, per_epoch, require
-from rpo.algorithms.devices import device_max, device_mean
+from rpo.algorithms.base import Metrics, TrainState, per_epoch
+from rpo.algorithms.config import require
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState, Schedule
-from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
+from rpo.algorithms.surrogate import (
+    ActorBatch,
+    actor_gradient,
+    discounted_entropy,
+    importance_ratio,
+    surrogate,
+)
 from rpo.nets import GaussianPolicy
-
-MAX_LOG_RATIO = 60.0
-"""Beyond it exp would overflow in float32; such samples are clipped to weight zero anyway."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,6 @@ class RPO(FirstOrderAlgorithm):
     """Reparameterization Proximal Policy Optimization."""
 
     config: RPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     def entropy_coefficient(self, state: TrainState) -> float:
         """lambda_ent."""
@@ -95,24 +97,13 @@ class RPO(FirstOrderAlgorithm):
         """Minus the objective of eq. 14, and the epoch's diagnostics."""
         config = self.config
         distribution = policy(batch.observation)
-        log_ratio = distribution.log_prob(batch.action) - batch.old.log_prob(batch.action)
-        ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        ratio = importance_ratio(distribution, batch)
         weight = clipped_weight(ratio, config.clip_low, config.clip_high)
         kl = jnp.mean(distribution.kl_from(batch.old))
         objective = surrogate(distribution, batch, weight) - config.kl_coefficient * kl
         if config.entropy_coefficient > 0:
             objective += config.entropy_coefficient * discounted_entropy(distribution, batch)
         return -objective, {"kl": kl, "kept": jnp.mean(weight > 0), "ratio_max": jnp.max(ratio)}
-
-    def actor_gradient(
-        self, policy: GaussianPolicy, batch: ActorBatch
-    ) -> tuple[GaussianPolicy, Metrics]:
-        """Gradient of `loss` over all devices' samples, and the epoch's diagnostics."""
-        gradient, chunks = actor_gradient(self.loss, policy, batch)
-        ratio_max = device_max(chunks.pop("ratio_max").max(), self.axis)
-        means = {name: value.mean() for name, value in chunks.items()}
-        gradient, means = device_mean((gradient, means), self.axis)
-        return gradient, means | {"ratio_max": ratio_max}
 
     def update_actor(
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
@@ -121,7 +112,7 @@ class RPO(FirstOrderAlgorithm):
 
         def epoch(carry: Actor, _: None) -> tuple[Actor, tuple[Array, Metrics]]:
             policy, optimizer = carry
-            gradient, metrics = self.actor_gradient(policy, batch)
+            gradient, metrics = actor_gradient(self.loss, policy, batch, self.axis)
             policy, optimizer, norm = self.optimizer.step(
                 policy, optimizer, gradient, learning_rate
             )
@@ -131,11 +122,7 @@ class RPO(FirstOrderAlgorithm):
             epoch, (state.policy, state.actor_optimizer), length=self.config.actor_epochs
         )
         state = dataclasses.replace(state, policy=policy, actor_optimizer=optimizer)
-        return state, {"actor_gradient_norm": norms.mean()} | _epoch_metrics(epochs)
-
-
-def _epoch_metrics(epochs: dict[str, Float[Array, " epochs"]]) -> Metrics:
-    """Per-epoch KL and largest ratio, and the share of samples that epochs 2 to M kept."""
-    kept = epochs["kept"][1:] if len(epochs["kept"]) > 1 else epochs["kept"]
-    metrics = per_epoch(kl=epochs["kl"], ratio_max=epochs["ratio_max"])
-    return metrics | {"effective_sample_ratio": kept.mean()}
+        kept = epochs.pop("kept")
+        kept = kept[1:] if len(kept) > 1 else kept  # in the first epoch all are
+        means = {"actor_gradient_norm": norms.mean(), "effective_sample_ratio": kept.mean()}
+        return state, means | per_epoch(**epochs)

@@ -31,14 +31,17 @@ from rpo.algorithms.base import (
     Metrics,
     TrainState,
     fresh_state,
-    require,
 )
 from rpo.algorithms.bounds import bound_values
-from rpo.algorithms.checks import require_ranges
-from rpo.algorithms.collection import action_noise, collect
-from rpo.algorithms.config import MethodConfig
-from rpo.algorithms.devices import device_mean, environment_indices, environment_keys
-from rpo.algorithms.iteration import end_iteration, skipped_update_metrics
+from rpo.algorithms.collection import collect
+from rpo.algorithms.config import MethodConfig, require, require_ranges
+from rpo.algorithms.devices import (
+    device_mean,
+    environment_indices,
+    environment_keys,
+    environment_noise,
+)
+from rpo.algorithms.iteration import end_iteration
 from rpo.algorithms.keys import iteration_keys, start_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
 from rpo.algorithms.replay import Replay, Windows, empty_replay
@@ -124,11 +127,12 @@ class SACConfig(MethodConfig):
 
 def value_loss(
     critics: CriticEnsemble,
-    observation: Float[Array, "samples observation"],
-    target: Float[Array, " samples"],
+    observation: Float[Array, "*batch observation"],
+    action: Float[Array, "*batch action"],
+    target: Float[Array, "*batch"],
 ) -> Float[Array, ""]:
     """Mean over critics and samples of the squared error."""
-    return jnp.mean((critics(observation) - target) ** 2)
+    return jnp.mean((action_values(critics, observation, action) - target) ** 2)
 
 
 def smoothed(target: CriticEnsemble, critics: CriticEnsemble, share: float) -> CriticEnsemble:
@@ -177,7 +181,6 @@ class SAC(Algorithm):
     """Soft Actor-Critic."""
 
     config: SACConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -268,7 +271,7 @@ class SAC(Algorithm):
             method=SACState(learner.target_critics, learner.temperature, replay),
         )
         state, ending = end_iteration(state, experience, self.axis)
-        return state, metrics | ending | skipped_update_metrics(state)
+        return state, metrics | ending
 
     def collect(
         self, env: Env, state: TrainState, key: UInt32[Array, "2"]
@@ -276,7 +279,7 @@ class SAC(Algorithm):
         """H steps of the policy, or of uniformly random actions, by plain forward simulation."""
         config, policy, normalizer = self.config, state.policy, state.normalizer
         keys = environment_keys(key, self._indices(state.environments.episode_return))
-        noise = action_noise(keys, config.horizon, env.spec.action_size)
+        noise = environment_noise(keys, (config.horizon, env.spec.action_size))
         step = state.iteration * config.horizon + jnp.arange(config.horizon)
 
         def act(observation: Array, row: tuple[Array, Array]) -> Array:
@@ -288,11 +291,7 @@ class SAC(Algorithm):
         return collect(env, act, state.environments, (noise, step < config.warmup_steps))
 
     def learn(
-        self,
-        learner: Learner,
-        replay: Replay,
-        normalizer: Normalizer,
-        key: UInt32[Array, "2"],
+        self, learner: Learner, replay: Replay, normalizer: Normalizer, key: UInt32[Array, "2"]
     ) -> tuple[Learner, Metrics]:
         """One gradient step of the critics, the actor and the temperature, on one minibatch."""
         config = self.config
@@ -307,9 +306,9 @@ class SAC(Algorithm):
             observation=normalizer(windows.observation),
             final_observation=normalizer(windows.final_observation),
         )
-        action_size = windows.action.shape[-1]
+        shape = (count, windows.action.shape[-1])
         target_noise, actor_noise = (
-            action_noise(environment_keys(noise_key, indices), count, action_size)
+            environment_noise(environment_keys(noise_key, indices), shape)
             for noise_key in noise_keys
         )
         learner, critic_metrics = self.update_critics(learner, windows, target_noise)
@@ -334,8 +333,9 @@ class SAC(Algorithm):
         """One step of the critics, and of the target critics after them."""
         target = self.critic_target(learner, windows, noise)
         target, clipped = bound_values(target, self.axis)
-        inputs = jnp.concatenate([windows.observation, windows.action], axis=-1)
-        loss, gradient = jax.value_and_grad(value_loss)(learner.critics, inputs, target)
+        loss, gradient = jax.value_and_grad(value_loss)(
+            learner.critics, windows.observation, windows.action, target
+        )
         means = {"value_loss": loss, "value": target.mean()}
         gradient, means = device_mean((gradient, means), self.axis)
         critics, optimizer, norm = self.optimizer.step(

@@ -13,10 +13,10 @@ from typing import Literal
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from rpo.algorithms.base import Metrics, TrainState, require
-from rpo.algorithms.devices import device_mean
+from rpo.algorithms.base import Metrics, TrainState
+from rpo.algorithms.config import require
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig, descend_once
-from rpo.algorithms.surrogate import ActorBatch, actor_gradient, discounted_entropy, surrogate
+from rpo.algorithms.surrogate import ActorBatch, ActorLoss, discounted_entropy, surrogate
 from rpo.algorithms.temperature import Temperature, new_temperature, target_entropy
 from rpo.nets import GaussianPolicy
 
@@ -54,9 +54,8 @@ class SAPO(FirstOrderAlgorithm):
     """Soft Analytic Policy Optimization."""
 
     config: SAPOConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
-    def initial_method_state(self) -> Temperature:
+    def initial_method_state(self, policy: GaussianPolicy) -> Temperature:
         """The temperature."""
         return new_temperature(self.config.initial_temperature, self.optimizer)
 
@@ -65,8 +64,8 @@ class SAPO(FirstOrderAlgorithm):
         temperature: Temperature = state.method
         return temperature.alpha
 
-    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> GaussianPolicy:
-        """Gradient of minus the maximum-entropy return per step."""
+    def loss(self, state: TrainState) -> ActorLoss[ActorBatch]:
+        """Minus the maximum-entropy return per step."""
         coefficient = self.entropy_coefficient(state)
 
         def loss(policy: GaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
@@ -74,14 +73,13 @@ class SAPO(FirstOrderAlgorithm):
             entropy = discounted_entropy(distribution, batch)
             return -surrogate(distribution, batch) - coefficient * entropy, {}
 
-        gradient, _ = actor_gradient(loss, state.policy, batch)
-        return device_mean(gradient, self.axis)
+        return loss
 
     def update_actor(
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """One ascent step along the gradient of the maximum-entropy return."""
-        return descend_once(self, state, batch, self.actor_gradient(state, batch), learning_rate)
+        return descend_once(self, self.loss(state), state, batch, learning_rate)
 
     def update_method_state(
         self, state: TrainState, entropy: Float[Array, ""]

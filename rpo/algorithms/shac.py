@@ -12,9 +12,8 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState
-from rpo.algorithms.devices import device_mean
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig, descend_once
-from rpo.algorithms.surrogate import ActorBatch, actor_gradient, surrogate
+from rpo.algorithms.surrogate import ActorBatch, surrogate
 from rpo.nets import GaussianPolicy
 
 
@@ -27,24 +26,13 @@ class SHAC(FirstOrderAlgorithm):
     """Short-Horizon Actor-Critic."""
 
     config: SHACConfig = eqx.field(static=True)
-    axis: str | None = eqx.field(static=True, default=None)
 
-    def entropy_coefficient(self, state: TrainState) -> Float[Array, ""] | float:
-        """No entropy bonus."""
-        del state
-        return 0.0
-
-    def actor_gradient(self, state: TrainState, batch: ActorBatch) -> GaussianPolicy:
-        """Gradient of minus the mean return per step."""
-
-        def loss(policy: GaussianPolicy, batch: ActorBatch) -> tuple[Array, Metrics]:
-            return -surrogate(policy(batch.observation), batch), {}
-
-        gradient, _ = actor_gradient(loss, state.policy, batch)
-        return device_mean(gradient, self.axis)
+    def loss(self, policy: GaussianPolicy, batch: ActorBatch) -> tuple[Float[Array, ""], Metrics]:
+        """Minus the mean return per step."""
+        return -surrogate(policy(batch.observation), batch), {}
 
     def update_actor(
         self, state: TrainState, batch: ActorBatch, learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """One ascent step along the gradient of the return."""
-        return descend_once(self, state, batch, self.actor_gradient(state, batch), learning_rate)
+        return descend_once(self, self.loss, state, batch, learning_rate)

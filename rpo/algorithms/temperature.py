@@ -29,10 +29,7 @@ class Temperature(eqx.Module):
         return jnp.exp(self.log_alpha)
 
     def step(
-        self,
-        excess: Float[Array, ""],
-        optimizer: Optimizer,
-        learning_rate: float,
+        self, excess: Float[Array, ""], optimizer: Optimizer, learning_rate: float
     ) -> Temperature:
         """One descent step on alpha * excess.
 

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rpo.algorithms.chunks import CHUNK_ROWS, largest_divisor
-from rpo.nets import MLP, StateValues
+from rpo.nets import StateValues
 
 
 @jax.custom_vjp
@@ -32,20 +32,17 @@ def _forward(
     rows = largest_divisor(samples.shape[0], CHUNK_ROWS)
 
     def values_and_gradients(chunk: Array) -> tuple[Array, Array]:
-        pairs = [_value_and_gradient(critics, member, chunk) for member in critics.networks.members]
-        values, gradients = zip(*pairs, strict=True)
+        values, gradients = [], []
+        for member in critics.networks.members:
+            value, pull_back = jax.vjp(lambda rows, m=member: critics.value(m, rows), chunk)
+            values.append(value)
+            gradients.append(pull_back(jnp.ones_like(value))[0])  # of each row by its own
         return jnp.stack(values, axis=-1), jnp.stack(gradients, axis=-2)
 
     values, gradients = lax.map(values_and_gradients, samples.reshape(-1, rows, shape[-1]))
     count = len(critics.networks.members)
     values = jnp.moveaxis(values.reshape(*shape[:-1], count), -1, 0)
     return values, (critics, gradients.reshape(*shape[:-1], count, shape[-1]))
-
-
-def _value_and_gradient(critics: StateValues, member: MLP, chunk: Array) -> tuple[Array, Array]:
-    """Values of rows, and each one's gradient by its own row."""
-    value, pull_back = jax.vjp(lambda rows: critics.value(member, rows), chunk)
-    return value, pull_back(jnp.ones_like(value))[0]
 
 
 def _backward(

@@ -9,8 +9,6 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-import functools
-import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -226,8 +224,14 @@ class EpisodicEnv(Env):
         return jnp.zeros(_batch_size(state), bool)
 
     def diverged(self, state: PyTree) -> Bool[Array, " envs"]:
-        """Whether a state is beyond use; by default if any number is not finite or too large."""
-        return _diverged(state)
+        """Whether a state is beyond use; by default if any number is not finite or beyond
+        `STATE_BOUND`."""
+        diverged = jnp.zeros(_batch_size(state), bool)
+        for leaf in jax.tree.leaves(state):
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                inside = jnp.abs(leaf) <= STATE_BOUND  # false for NaN too
+                diverged |= ~inside.reshape(len(leaf), -1).all(axis=1)
+        return diverged
 
     def commanded(self, state: PyTree, action: Float[Array, "envs action"]) -> PyTree:
         """A state that `dynamics` gave for actions that came late, with those that were asked for.
@@ -346,11 +350,6 @@ def _changed(env: E, **fields: Any) -> E:
     return other
 
 
-def sum_terms(terms: dict[str, Array]) -> Array:
-    """The reward, from what it is the sum of, in their order."""
-    return functools.reduce(operator.add, terms.values())
-
-
 def clip_action(action: Array) -> Array:
     """Clips to [-1, 1]; the derivative is one inside and *at* the bounds, zero beyond them."""
     return jnp.where(jnp.abs(action) <= 1, action, jnp.sign(action))
@@ -377,16 +376,6 @@ def _typed_key(key: Array) -> Array:
 def _batch_size(state: PyTree) -> int:
     size: int = jax.tree.leaves(state)[0].shape[0]
     return size
-
-
-def _diverged(state: PyTree) -> Bool[Array, " envs"]:
-    """Per environment: is any number not finite or beyond `STATE_BOUND`?"""
-    diverged = jnp.zeros(_batch_size(state), bool)
-    for leaf in jax.tree.leaves(state):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            inside = jnp.abs(leaf) <= STATE_BOUND  # false for NaN too
-            diverged |= ~inside.reshape(len(leaf), -1).all(axis=1)
-    return diverged
 
 
 def _finite(values: Array) -> Bool[Array, " envs"]:

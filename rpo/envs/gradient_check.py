@@ -227,12 +227,7 @@ def _return_function(env: Env, horizon: int) -> Function:
     def function(state: EnvState, inputs: Array) -> Array:
         state, rest = _with_inputs(state, inputs)
         actions = rest.reshape(len(inputs), horizon, -1).transpose(1, 0, 2)
-
-        def one(state: EnvState, action: Array) -> tuple[EnvState, Array]:
-            state, transition = env.step(state, action)
-            return state, transition.reward
-
-        return lax.scan(one, state, actions)[1].sum(axis=0)[:, None]
+        return lax.scan(env.step, state, actions)[1].reward.sum(axis=0)[:, None]
 
     return function
 
@@ -317,13 +312,8 @@ def _directions(key: Array, states: int, inputs: int) -> Floats:
 
 def _unended(env: Env, state: EnvState, actions: Array) -> NDArray[np.bool_]:
     """Samples whose episode goes on throughout (a reset cuts the gradient, and a jump has none)."""
-
-    def one(state: EnvState, action: Array) -> tuple[EnvState, Array]:
-        state, transition = env.step(state, action)
-        return state, transition.terminated | transition.truncated
-
-    ended = jax.jit(lambda s, a: lax.scan(one, s, a)[1].any(axis=0))(state, actions.swapaxes(0, 1))
-    return ~np.asarray(ended)
+    steps = jax.jit(lambda s, a: lax.scan(env.step, s, a)[1])(state, actions.swapaxes(0, 1))
+    return ~np.asarray((steps.terminated | steps.truncated).any(axis=0))
 
 
 def _flatten(physics: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:

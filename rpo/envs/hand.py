@@ -19,10 +19,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from rpo.envs.base import EnvSpec, sum_terms
+from rpo.envs.base import EnvSpec
 from rpo.envs.hand_model import ASSET, JOINTS, HandSettings, load_hand
 from rpo.envs.randomization import scaled
-from rpo.envs.robot_env import RobotEnv
+from rpo.envs.robot_env import RobotTask
 from rpo.physics.model import Model
 
 _TINY = 1e-12
@@ -50,7 +50,7 @@ class HandState(eqx.Module):
     key: UInt32[Array, "envs 2"]
 
 
-class Hand(RobotEnv):
+class Hand(RobotTask):
     """A hand of four fingers, palm up, that turns a free cube to ever new goal orientations."""
 
     report_names: ClassVar[tuple[str, ...]] = ("goals_reached",)
@@ -177,16 +177,10 @@ class Hand(RobotEnv):
             axis=1,
         )
 
-    def reward(
-        self, state: HandState, action: Float[Array, "envs action"], next_state: HandState
-    ) -> Float[Array, " envs"]:
-        """Distance and angle to the goal, action cost, goal bonus; all of `next_state`."""
-        return sum_terms(self.reward_terms(state, action, next_state))
-
     def reward_terms(
         self, state: HandState, action: Float[Array, "envs action"], next_state: HandState
     ) -> dict[str, Float[Array, " envs"]]:
-        """What the reward is the sum of, by name."""
+        """Distance and angle to the goal, action cost, goal bonus; all of `next_state`."""
         settings = self.settings
         angle = _angle(next_state.q[:, 19:], next_state.goal)
         width = settings.bonus_sharpness

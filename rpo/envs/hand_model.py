@@ -83,17 +83,10 @@ def load_hand(settings: HandSettings) -> Model:
 
 
 _MODEL_FIELDS = (
-    "inertia",
-    "gravity",
-    "contact_stiffness",
-    "contact_damping",
-    "friction_stiffness",
-    "friction_coefficient",
-    "limit_stiffness",
-    "limit_damping",
-    "limit_damping_inside",
-    "published_pairs",
-    "attract_inside",
+    *("inertia", "gravity", "contact_stiffness", "contact_damping"),
+    *("friction_stiffness", "friction_coefficient"),
+    *("limit_stiffness", "limit_damping", "limit_damping_inside"),
+    *("published_pairs", "attract_inside"),
 )
 _NOT_OF_THE_MODEL: dict[str, Any] = {
     field.name: field.default

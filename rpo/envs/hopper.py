@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rpo.envs.base import sum_terms
-from rpo.envs.locomotion import (
-    LocomotionEnv,
-    LocomotionSettings,
-    RobotState,
-    steep_height_term,
-)
+from rpo.envs.locomotion import LocomotionEnv, LocomotionSettings, RobotState, steep_height_term
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,14 +54,11 @@ class HopperSettings(LocomotionSettings):
 class Hopper(LocomotionEnv):
     """A torso on one leg with a foot, moving in a vertical plane."""
 
+    _root_velocities: ClassVar[int] = 3
     settings: HopperSettings = eqx.field(static=True)
 
     def __init__(self, settings: HopperSettings = HopperSettings()) -> None:
-        super().__init__("hopper", 11, settings)
-
-    @property
-    def _root_velocities(self) -> int:
-        return 3
+        super().__init__("hopper", settings)
 
     def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
         coordinates = {"height": "m", "pitch": "rad"} | dict.fromkeys(joints, "rad")
@@ -91,16 +83,10 @@ class Hopper(LocomotionEnv):
         """Coordinates without x, velocities."""
         return jnp.concatenate([state.q[:, 1:], state.qd], axis=1)
 
-    def reward(
-        self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
-    ) -> Float[Array, " envs"]:
-        """Forward velocity + height term + posture - action cost, all of `state`: r(s_t, a_t)."""
-        return sum_terms(self.reward_terms(state, action, next_state))
-
     def reward_terms(
         self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
     ) -> dict[str, Float[Array, " envs"]]:
-        """What the reward is the sum of, by name."""
+        """Forward velocity, height, posture and action cost, all of `state`: r(s_t, a_t)."""
         settings = self.settings
         height, pitch, forward_velocity = state.q[:, 1], state.q[:, 2], state.qd[:, 0]
         above = height - (settings.termination_height + settings.height_margin)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -19,10 +19,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from rpo.envs.base import EnvSpec, sum_terms
+from rpo.envs.base import EnvSpec
 from rpo.envs.mirrored import mirrored_joints
 from rpo.envs.randomization import scaled
-from rpo.envs.robot_env import RobotEnv
+from rpo.envs.robot_env import RobotTask
 from rpo.envs.settings import Inertia, TaskSettings
 from rpo.mirror import Mirror, SignedPermutation
 from rpo.physics.mjcf import load_mjcf
@@ -66,14 +66,16 @@ class RobotState(eqx.Module):
     last_action: Float[Array, "envs action"]
 
 
-class LocomotionEnv(RobotEnv):
+class LocomotionEnv(RobotTask):
     """A robot on flat ground; subclasses add observation, reward and random start."""
 
+    _root_velocities: ClassVar[int]
+    """Number of degrees of freedom without a motor; they come first."""
     spec: EnvSpec = eqx.field(static=True)
     settings: LocomotionSettings = eqx.field(static=True)
     model: Model = eqx.field(static=True)
 
-    def __init__(self, name: str, observation_size: int, settings: LocomotionSettings) -> None:
+    def __init__(self, name: str, settings: LocomotionSettings) -> None:
         self.settings = settings
         self.randomization = settings.randomization
         self.model = load_robot(name, settings)
@@ -83,7 +85,7 @@ class LocomotionEnv(RobotEnv):
         entries = self._observation_entries(self.motor_names)
         self.spec = EnvSpec(
             name=name,
-            observation_size=observation_size,
+            observation_size=len(entries),
             action_size=len(settings.strengths),
             episode_length=settings.episode_length,
             control_dt=1 / settings.control_frequency,
@@ -111,12 +113,6 @@ class LocomotionEnv(RobotEnv):
     def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
         """Names of the observation's entries in their order, and what a value of 1 means."""
         # Every robot defines it. Not abstract: the class itself is never made, only its subclasses.
-        raise NotImplementedError
-
-    @property
-    def _root_velocities(self) -> int:
-        """Number of degrees of freedom without a motor; they come first."""
-        # As above: every robot defines it.
         raise NotImplementedError
 
     def dynamics(self, state: RobotState, action: Float[Array, "envs action"]) -> RobotState:
@@ -155,12 +151,7 @@ def load_robot(name: str, settings: LocomotionSettings) -> Model:
     return _load_robot(name, settings.inertia, tuple(getattr(settings, f) for f in figures))
 
 
-_CONTACT = (
-    "contact_stiffness",
-    "contact_damping",
-    "friction_stiffness",
-    "friction_coefficient",
-)
+_CONTACT = ("contact_stiffness", "contact_damping", "friction_stiffness", "friction_coefficient")
 _LIMIT = ("limit_stiffness", "limit_damping")
 
 
@@ -203,24 +194,22 @@ class FreeBaseEnv(LocomotionEnv):
     The body's x axis points forward and its z axis up in the start pose (ours is z-up).
     """
 
+    _root_velocities: ClassVar[int] = 6
     settings: FreeBaseSettings = eqx.field(static=True)
 
     def __init__(self, name: str, settings: FreeBaseSettings) -> None:
-        super().__init__(name, 13 + 3 * len(settings.start_joints), settings)
-
-    @property
-    def _root_velocities(self) -> int:
-        return 6
+        super().__init__(name, settings)
 
     def _observation_entries(self, joints: tuple[str, ...]) -> dict[str, str]:
-        ways = ("forward", "up", "right")
+        ways, scale = ("forward", "up", "right"), self.settings.joint_velocity_scale
+        per_second = f"{1 / scale:g} rad/s" if scale else ""
         return (
             {"height": "m"}
             | {f"quaternion_{axis}": "" for axis in "xyzw"}
             | {f"{way}_velocity": "m/s" for way in ways}
             | {f"angular_velocity_{way}": "rad/s" for way in ways}
             | dict.fromkeys(joints, "rad")
-            | {f"{joint}_velocity": self._joint_velocity_unit for joint in joints}
+            | {f"{joint}_velocity": per_second for joint in joints}
             | {"uprightness": "", "heading": ""}
             | {f"last_action_{joint}": "" for joint in joints}
         )
@@ -239,11 +228,6 @@ class FreeBaseEnv(LocomotionEnv):
         turning = SignedPermutation((0, 1, 2), (-1, -1, 1))
         root = height + quaternion + velocity + turning
         return Mirror(root + joints + joints + scalar + scalar + joints, joints)
-
-    @property
-    def _joint_velocity_unit(self) -> str:
-        scale = self.settings.joint_velocity_scale
-        return f"{1 / scale:g} rad/s" if scale else ""
 
     def initial_state(self, key: Array) -> RobotState:
         """Start pose with random offsets.
@@ -286,16 +270,10 @@ class FreeBaseEnv(LocomotionEnv):
         joint_velocity = self.settings.joint_velocity_scale * qd[6:]
         return jnp.concatenate([root, q[7:], joint_velocity, posture, state.last_action.T]).T
 
-    def reward(
-        self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
-    ) -> Float[Array, " envs"]:
-        """Forward velocity + up + heading + height term - action cost, all of `state`."""
-        return sum_terms(self.reward_terms(state, action, next_state))
-
     def reward_terms(
         self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
     ) -> dict[str, Float[Array, " envs"]]:
-        """What the reward is the sum of, by name."""
+        """Forward velocity, up, heading, height and action cost, all of `state`: r(s_t, a_t)."""
         q, qd, settings = state.q.T, state.qd.T, self.settings
         return {
             "forward velocity": qd[0],

@@ -9,9 +9,9 @@ import mujoco
 import numpy as np
 
 from rpo.mirror import SignedPermutation
+from rpo.physics.attachments import quaternion_matrix
 from rpo.physics.geoms import Floats
 from rpo.physics.model import JointType, Model
-from rpo.physics.topology import quaternion_matrix
 
 TOLERANCE = 1e-5
 """Relative to the robot's size: how far joints may be from where a mirror would have them."""

@@ -155,8 +155,6 @@ class Randomization:
             key: typed key of each environment's running episode.
             step_count: of the state that is observed.
         """
-        if not self._noisy:
-            return observation
 
         def noise(key: Array, step: Array) -> Array:
             stream = jax.random.fold_in(jax.random.fold_in(key, _NOISE), step)

@@ -20,7 +20,7 @@ from rpo.envs.humanoid import Humanoid, HumanoidSettings
 from rpo.envs.randomization import FIELDS
 from rpo.envs.robot_file import RobotFile, RobotSettings, is_description
 from rpo.envs.settings import TaskSettings
-from rpo.errors import unknown
+from rpo.errors import SettingsError, unknown
 
 _TASKS: dict[str, tuple[Callable[[Any], Env], type[TaskSettings]]] = {
     "hopper": (Hopper, HopperSettings),
@@ -62,6 +62,19 @@ def make(task: str, **settings: Any) -> Env:
     return _TASKS[task][0](settings_type(**settings))
 
 
+def made(task: str | Env, settings: dict[str, Any]) -> Env:
+    """A shipped task with its settings, or an environment as it is.
+
+    Raises:
+        ValueError: see `make`; also if there are settings for an environment.
+    """
+    if isinstance(task, str):
+        return make(task, **settings)
+    if settings:
+        raise SettingsError(f"{task.spec.name} is made already; leave out {', '.join(settings)}")
+    return task
+
+
 def settings_class(task: str) -> type[Any]:
     """The frozen dataclass that holds every figure of a task.
 
@@ -84,6 +97,8 @@ def describe(task: str) -> dict[str, str]:
     env: Any = make(task)
     spec, settings = env.spec, env.settings
     about = (type(env).__doc__ or "").splitlines()[0]
+    names = [field.name for field in dataclasses.fields(settings)]
+    names.sort(key=lambda name: name in FIELDS)  # those of the randomisation last
     return {
         "task": task,
         "about": about,
@@ -92,13 +107,7 @@ def describe(task: str) -> dict[str, str]:
         "actions": f"{spec.action_size}: {_some(spec.action_names)}; 1 is {spec.action_units[0]}",
         "episode": f"{spec.episode_length} steps of {spec.control_dt:.4g} s",
         "reward": ", ".join(_reward_terms(env)),
-    } | {name: _shown(getattr(settings, name)) for name in _settings_in_order(settings)}
-
-
-def _settings_in_order(settings: Any) -> list[str]:
-    """Names of a task's settings, those of the randomisation last."""
-    names = [field.name for field in dataclasses.fields(settings)]
-    return sorted(names, key=lambda name: name in FIELDS)
+    } | {name: _shown(getattr(settings, name)) for name in names}
 
 
 def _reward_terms(env: Any) -> list[str]:

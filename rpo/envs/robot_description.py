@@ -18,7 +18,7 @@ from rpo.mirror import Mirror
 from rpo.physics.geoms import Floats
 from rpo.physics.mjcf import load_mjcf, load_urdf, parse_description
 from rpo.physics.model import JointType, Model
-from rpo.physics.stiffness import Rates, fastest_rates
+from rpo.physics.stiffness import Rates, fastest_rates, in_world
 
 SINKING = 0.02
 """How deep one contact point that carries the robot is in the ground, over the root's height."""
@@ -100,12 +100,7 @@ def _read_description(path: str, strength: float, changed: int, size: int) -> De
         model = load_urdf(path, floating_base=True) if urdf else load_mjcf(path)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
-    spec = parse_description(path)
-    if urdf:
-        spec.compiler.fusestatic = False
-        root = spec.worldbody.first_body()
-        if root.first_joint() is None:
-            root.add_freejoint(name=f"{root.name}_free")
+    spec = parse_description(path, urdf=urdf)
     compiled = spec.compile()
     base = _base(path, model)
     names, coordinates, velocities = _joints(model, base)
@@ -290,10 +285,7 @@ def _on_the_ground(model: Model, compiled: mujoco.MjModel, q: Floats) -> Floats:
     for link, position, radius in zip(
         model.contact_link, model.contact_position, model.contact_radius, strict=True
     ):
-        body = int(compiled.jnt_bodyid[link])
-        anchored = model.joint_type[link] is not JointType.FREE
-        local = position + (compiled.jnt_pos[link] if anchored else 0.0)
-        heights.append(data.xpos[body, 2] + data.xmat[body].reshape(3, 3)[2] @ local - radius)
+        heights.append(in_world(data, model, int(link), position)[2] - radius)
     link = upright[0]
     coordinate = 2 if free else model.coordinate_start[link]
     q[coordinate] -= min(heights) * (1.0 if free else np.sign(data.xaxis[link, 2]))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import abc
+import functools
+import operator
 from typing import ClassVar
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from rpo.envs.base import EpisodicEnv
 from rpo.physics.factors import Factors
@@ -46,3 +49,20 @@ class RobotEnv(EpisodicEnv):
         factors = self.factors.transposed()
         q_after, qd_after = control_step(self.model, settings, q.T, qd.T, force, factors)
         return q_after.T, qd_after.T
+
+
+class RobotTask(RobotEnv):
+    """A task around a robot whose reward is the sum of named terms."""
+
+    @abc.abstractmethod
+    def reward_terms(
+        self, state: PyTree, action: Float[Array, "envs action"], next_state: PyTree
+    ) -> dict[str, Float[Array, " envs"]]:
+        """What the reward is the sum of, by name."""
+
+    def reward(
+        self, state: PyTree, action: Float[Array, "envs action"], next_state: PyTree
+    ) -> Float[Array, " envs"]:
+        """The sum of `reward_terms`, in their order."""
+        terms = self.reward_terms(state, action, next_state)
+        return functools.reduce(operator.add, terms.values())

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from rpo.envs.base import EnvSpec, sum_terms
+from rpo.envs.base import EnvSpec
 from rpo.envs.randomization import FIELDS
 from rpo.envs.robot_description import Description, read_description
-from rpo.envs.robot_env import RobotEnv
+from rpo.envs.robot_env import RobotTask
 from rpo.envs.settings import RandomizedSettings
 from rpo.mirror import Mirror, SignedPermutation
 from rpo.physics.diagnostics import link_poses
@@ -92,7 +92,7 @@ class RobotState(eqx.Module):
     qd: Float[Array, "envs nv"]
 
 
-class RobotFile(RobotEnv):
+class RobotFile(RobotTask):
     """A robot of a description that is to move along x.
 
     An observation has the root's height, what points up and forward in its own axes, its velocity
@@ -182,16 +182,10 @@ class RobotFile(RobotEnv):
         rows = [height[None], turn[2], turn[0], *own, state.q.T[joints], 0.1 * state.qd.T[rates]]
         return jnp.concatenate(rows).T
 
-    def reward(
-        self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
-    ) -> Float[Array, " envs"]:
-        """Speed, height, uprightness and effort, of `next_state`."""
-        return sum_terms(self.reward_terms(state, action, next_state))
-
     def reward_terms(
         self, state: RobotState, action: Float[Array, "envs action"], next_state: RobotState
     ) -> dict[str, Float[Array, " envs"]]:
-        """What the reward is the sum of, by name."""
+        """Speed, height, uprightness and effort, of `next_state`."""
         settings, (height, turn, velocity, _) = self.settings, self._root(next_state)
         target = settings.target_speed
         terms = {

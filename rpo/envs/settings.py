@@ -12,12 +12,8 @@ from rpo.physics.substep import Kernel, StepSettings
 Inertia: TypeAlias = Literal["reference", "physical"]
 
 _POSITIVE = (
-    "episode_length",
-    "control_frequency",
-    "substeps",
-    "mass_matrix_interval",
-    "strength",
-    "pitch_scale",
+    *("episode_length", "control_frequency", "substeps", "mass_matrix_interval"),
+    *("strength", "pitch_scale"),
 )
 LARGEST_FIGURE = 1e9
 """Of any setting; the physics runs in single precision."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from rpo.envs.base import Env, EnvState
 from rpo.envs.gradient_check import random_states
+from rpo.errors import one_line
 
 STEPS = (1e-2, 1e-3)
 """Perturbations of the finite differences, which are in single precision."""
@@ -107,21 +108,14 @@ def obstacle(env: Env, horizon: int = 2) -> str | None:
     except (ValueError, TypeError, NotImplementedError) as error:
         if "while_loop" in str(error) or "fori_loop" in str(error):
             return "its solver loops until it has converged, which JAX cannot differentiate back"
-        return " ".join(str(error).split())[:200]
+        return one_line(error)[:200]
     return None
 
 
 def _returns(env: Env) -> Callable[[Array, EnvState], Array]:
     """(actions (horizon, states, A), states) to the sum of the rewards (states,)."""
 
-    def function(actions: Array, state: EnvState) -> Array:
-        def one(state: EnvState, action: Array) -> tuple[EnvState, Array]:
-            state, transition = env.step(state, action)
-            return state, transition.reward
-
-        return lax.scan(one, state, actions)[1].sum(axis=0)
-
-    return function
+    return lambda actions, state: lax.scan(env.step, state, actions)[1].reward.sum(axis=0)
 
 
 def _judge(

@@ -2,15 +2,9 @@
 
 from rpo.nets.critic import CriticEnsemble
 from rpo.nets.distributions import Gaussian, log_tanh_slope
-from rpo.nets.mlp import MLP, LayerNorm, Linear, Trunk, parameter_count
+from rpo.nets.mlp import MLP, LayerNorm, Linear, Trunk
 from rpo.nets.normalizer import Normalizer, new_normalizer
-from rpo.nets.policy import (
-    Actor,
-    ClippedGaussianPolicy,
-    GaussianPolicy,
-    TanhGaussianPolicy,
-    policy_action,
-)
+from rpo.nets.policy import Actor, ClippedGaussianPolicy, GaussianPolicy, TanhGaussianPolicy
 from rpo.nets.state_values import CRITICS, Critic, StateValues, new_state_values
 
 __all__ = [
@@ -31,6 +25,4 @@ __all__ = [
     "log_tanh_slope",
     "new_normalizer",
     "new_state_values",
-    "parameter_count",
-    "policy_action",
 ]

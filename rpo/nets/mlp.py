@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -28,9 +27,8 @@ class Linear(eqx.Module):
             key: a JAX random key.
             gain: scale of the orthogonal weight.
         """
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        self.weight = jax.nn.initializers.orthogonal(gain)(key, (inputs, outputs), dtype)
-        self.bias = jnp.zeros(outputs, dtype)
+        self.weight = jax.nn.initializers.orthogonal(gain)(key, (inputs, outputs))
+        self.bias = jnp.zeros(outputs)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies the map to the last axis of `x`."""
@@ -45,9 +43,8 @@ class LayerNorm(eqx.Module):
 
     def __init__(self, features: int) -> None:
         """Unit scale, zero offset, for a last axis of length `features`."""
-        dtype = jax.dtypes.canonicalize_dtype(float)
-        self.scale = jnp.ones(features, dtype)
-        self.offset = jnp.zeros(features, dtype)
+        self.scale = jnp.ones(features)
+        self.offset = jnp.zeros(features)
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
         """Normalises the last axis of `x`."""
@@ -96,7 +93,6 @@ class MLP(eqx.Module):
         key: Array,
         *,
         gain: float = 1.0,
-        head_gain: float = 1.0,
     ) -> None:
         """Builds the network.
 
@@ -106,17 +102,11 @@ class MLP(eqx.Module):
             outputs: size of the last axis of the output.
             key: a JAX random key.
             gain: scale of the orthogonal weights of the hidden layers.
-            head_gain: the same for the output layer.
         """
         trunk_key, head_key = jax.random.split(key)
         self.trunk = Trunk(inputs, hidden_sizes, trunk_key, gain)
-        self.head = Linear(hidden_sizes[-1], outputs, head_key, head_gain)
+        self.head = Linear(hidden_sizes[-1], outputs, head_key)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Output for the last axis of `x`."""
         return self.head(self.trunk(x))
-
-
-def parameter_count(module: eqx.Module) -> int:
-    """How many numbers a network holds."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(module))

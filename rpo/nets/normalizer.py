@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -83,6 +82,4 @@ class Normalizer(eqx.Module):
 
 def new_normalizer(features: int, mirror: SignedPermutation | None = None) -> Normalizer:
     """The identity, up to epsilon: no samples seen. The mirror as in `Normalizer`."""
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    zeros, ones = jnp.zeros(features, dtype), jnp.ones(features, dtype)
-    return Normalizer(zeros, ones, jnp.zeros((), dtype), mirror)
+    return Normalizer(jnp.zeros(features), jnp.ones(features), jnp.zeros(()), mirror)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -62,6 +62,10 @@ bounded_log_std.defvjp(_bounded_forward, _bounded_backward)
 class GaussianPolicy(Tied):
     """A network that maps normalised observations to a Gaussian over u, from which actions come."""
 
+    gain: ClassVar[float] = 1.0
+    """Scale of the hidden layers' weights."""
+    head_gain: ClassVar[float] = 1.0
+    """The same of the two heads."""
     trunk: Trunk
     mean_head: Linear
     log_std_head: Linear
@@ -74,8 +78,6 @@ class GaussianPolicy(Tied):
         hidden_sizes: Sequence[int],
         key: Array,
         *,
-        gain: float = 1.0,
-        head_gain: float = 1.0,
         mirror: Mirror | None = None,
     ) -> None:
         """Orthogonal weights, zero biases.
@@ -85,8 +87,6 @@ class GaussianPolicy(Tied):
             action_size: length of one action.
             hidden_sizes: widths of the hidden layers, at least one.
             key: a JAX random key.
-            gain: scale of the hidden layers' weights.
-            head_gain: the same for the two heads.
             mirror: of a policy that does in the mirrored situation the mirror of what it does in
                 this one; see `rpo.nets.mirror`.
 
@@ -94,9 +94,9 @@ class GaussianPolicy(Tied):
             SettingsError: if there is a mirror and a hidden layer's width is odd.
         """
         trunk_key, mean_key, std_key = jax.random.split(key, 3)
-        self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, gain)
-        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, head_gain)
-        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, head_gain)
+        self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, self.gain)
+        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, self.head_gain)
+        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, self.head_gain)
         self.mirror = mirror
         tied = self.tied(math.sqrt(2.0))  # outputs as large as of independent weights
         self.trunk, self.mean_head, self.log_std_head = (
@@ -132,17 +132,7 @@ class GaussianPolicy(Tied):
 class TanhGaussianPolicy(GaussianPolicy):
     """u = mean(o) + std(o) * noise, action = tanh(u); log-std depends on the state, in [-5, 2]."""
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        hidden_sizes: Sequence[int],
-        key: Array,
-        *,
-        mirror: Mirror | None = None,
-    ) -> None:
-        """Orthogonal weights of gain 1 everywhere; the arguments as in `GaussianPolicy`."""
-        super().__init__(observation_size, action_size, hidden_sizes, key, mirror=mirror)
+    __init__ = GaussianPolicy.__init__
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the pre-squash action u for normalised observations."""
@@ -162,18 +152,9 @@ class ClippedGaussianPolicy(GaussianPolicy):
     The mean is a tanh; the standard deviation 0.9 * sigmoid(x + 2) + 0.1 lies in [0.1, 1].
     """
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        hidden_sizes: Sequence[int],
-        key: Array,
-        *,
-        mirror: Mirror | None = None,
-    ) -> None:
-        """Gain sqrt(2) in the hidden layers, 0.01 in the heads: the mean starts near zero."""
-        sizes = (observation_size, action_size, hidden_sizes)
-        super().__init__(*sizes, key, gain=math.sqrt(2), head_gain=0.01, mirror=mirror)
+    gain: ClassVar[float] = math.sqrt(2)
+    head_gain: ClassVar[float] = 0.01  # the mean starts near zero
+    __init__ = GaussianPolicy.__init__
 
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Gaussian:
         """Distribution of the action, before environments clip it."""
@@ -196,30 +177,16 @@ class Actor(eqx.Module):
     def __call__(
         self, observation: Float[Array, "*batch observation"], key: Array | None = None
     ) -> Float[Array, "*batch action"]:
-        """See `policy_action`."""
-        return policy_action(self.policy, self.normalizer, observation, key)
+        """The action for `Env.step`.
 
-
-def policy_action(
-    policy: GaussianPolicy,
-    normalizer: Normalizer,
-    observation: Float[Array, "*batch observation"],
-    key: Array | None,
-) -> Float[Array, "*batch action"]:
-    """What a trained policy does.
-
-    Args:
-        policy: from a training state.
-        normalizer: from the same training state.
-        observation: as the environment gives it, not normalised.
-        key: a JAX random key to sample an action, or None for the deterministic action
-            squash(mean).
-
-    Returns:
-        the action for `Env.step`.
-    """
-    distribution = policy(normalizer(observation))
-    if key is None:
-        return policy.squash(distribution.mean)
-    mean = distribution.mean
-    return policy.squash(distribution.sample(jax.random.normal(key, mean.shape, mean.dtype)))
+        Args:
+            observation: as the environment gives it, not normalised.
+            key: a JAX random key to sample an action, or None for the deterministic action
+                squash(mean).
+        """
+        distribution = self.policy(self.normalizer(observation))
+        mean = distribution.mean
+        if key is None:
+            return self.policy.squash(mean)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return self.policy.squash(distribution.sample(noise))

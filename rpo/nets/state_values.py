@@ -51,12 +51,10 @@ class ValueUnits(eqx.Module):
     square: Float[Array, ""]
     weight: Float[Array, ""]
 
-    def following(
-        self, mean: Float[Array, ""], square: Float[Array, ""], rate: float = UNITS_RATE
-    ) -> ValueUnits:
+    def following(self, mean: Float[Array, ""], square: Float[Array, ""]) -> ValueUnits:
         """Units after targets with this mean and mean square: exponential means, unbiased."""
-        weight = self.weight + rate * (1.0 - self.weight)
-        share = rate / weight
+        weight = self.weight + UNITS_RATE * (1.0 - self.weight)
+        share = UNITS_RATE / weight
         mean = self.mean + share * (mean - self.mean)
         square = self.square + share * (square - self.square)
         variance = jnp.maximum(square - mean * mean, SMALLEST_STD**2)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from rpo.physics.geoms import Floats
+from rpo.physics.tables import check_ranges, check_table, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,19 +49,10 @@ class Actuators:
     servo: np.ndarray
 
     def __post_init__(self) -> None:
-        count, dofs = self.moment.shape
-        shapes = {"moment": (count, dofs), "joint_lower": (dofs,), "joint_upper": (dofs,)}
-        shapes |= dict.fromkeys(_ACTUATOR_FIELDS, (len(self.names),))
-        for field, shape in shapes.items():
-            value = getattr(self, field)
-            if value.shape != shape:
-                raise ValueError(f"actuators: {field} has shape {value.shape}, expected {shape}")
-            ranged = field.endswith(("_lower", "_upper"))
-            if np.isnan(value).any() or (not ranged and np.isinf(value).any()):
-                raise ValueError(f"actuators: {field} holds a non-finite number")
-        for what in ("control", "force", "joint"):
-            if (getattr(self, f"{what}_lower") > getattr(self, f"{what}_upper")).any():
-                raise ValueError(f"actuators: {what}_lower is above {what}_upper")
+        shapes = _shapes(len(self.names), self.moment.shape[1])
+        bounds = [field for field in shapes if field.endswith(("_lower", "_upper"))]
+        check_table("actuators", self, shapes, bounds=bounds)
+        check_ranges("actuators", self, "control", "force", "joint")
 
     def forces(self, control: Array, strength: Array | None = None) -> Array:
         """Joint forces (nv, batch) for controls (nu, batch), as `control_step` takes them.
@@ -86,21 +78,11 @@ class Actuators:
         return clip(joint, self.joint_lower, self.joint_upper)
 
 
-_ACTUATOR_FIELDS = (
-    "gain",
-    "offset",
-    "control_lower",
-    "control_upper",
-    "force_lower",
-    "force_upper",
-    "servo",
-)
+def _shapes(count: int, dofs: int) -> dict[str, tuple[int, ...]]:
+    shapes = {field.name: (count,) for field in dataclasses.fields(Actuators)}
+    del shapes["names"]
+    return shapes | {"moment": (count, dofs), "joint_lower": (dofs,), "joint_upper": (dofs,)}
 
-NO_ACTUATORS = Actuators(
-    names=(),
-    moment=np.zeros((0, 0)),
-    joint_lower=np.zeros(0),
-    joint_upper=np.zeros(0),
-    **{field: np.zeros(0) for field in _ACTUATOR_FIELDS},
-)
+
+NO_ACTUATORS = Actuators(names=(), **empty(_shapes(0, 0)))
 """Nothing but what a task pushes."""

@@ -1,14 +1,11 @@
-"""Tables of what hangs on links (contact places, bodies in a fluid), laid out for the groups."""
+"""Tables of what hangs on links (contacts, shapes, bodies in a fluid), laid out for the groups."""
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
-from rpo.physics.contact import Wrench
 from rpo.physics.geoms import Floats, Ints
-from rpo.physics.spatial import Rotation, Scalar, Vector, constant
-from rpo.physics.topology import quaternion_matrix
+from rpo.physics.spatial import Rotation, Vector, constant, vector
 
 
 def slots(rows: list[Ints]) -> list[Ints]:
@@ -33,7 +30,7 @@ def vectors(frames: list[Floats], values: Floats) -> Vector:
         values: the vectors.
     """
     turned = np.stack([frame.T @ value for frame, value in zip(frames, values, strict=True)])
-    return (constant(turned[:, 0]), constant(turned[:, 1]), constant(turned[:, 2]))
+    return vector(map(constant, turned.T))
 
 
 def turns(frames: list[Floats], quaternions: Floats) -> Rotation:
@@ -43,19 +40,13 @@ def turns(frames: list[Floats], quaternions: Floats) -> Rotation:
     return (x, y, z)
 
 
-def on_links(wrench: Wrench, rows: int, size: int) -> Wrench:
-    """Wrenches on a group of `size` links from those on `rows` attachments.
-
-    Constants that fold make a component smaller than (rows, batch), or a plain number.
-    """
-
-    def gather(value: Scalar) -> Scalar:
-        value = jnp.atleast_2d(value)
-        if size > 1 or rows == 1:
-            return value
-        return jnp.sum(jnp.broadcast_to(value, (rows, value.shape[1])), axis=0, keepdims=True)
-
-    return Wrench(
-        (gather(wrench.angular[0]), gather(wrench.angular[1]), gather(wrench.angular[2])),
-        (gather(wrench.linear[0]), gather(wrench.linear[1]), gather(wrench.linear[2])),
+def quaternion_matrix(q: Floats) -> Floats:
+    """Rotation matrix of a unit quaternion w, x, y, z."""
+    w, x, y, z = q / np.linalg.norm(q)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
     )

@@ -8,10 +8,12 @@ without a fixed lowest point, are in `rpo.physics.plane_contact`; links that tou
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 
-from rpo.physics.kinematics import Motion, Pose
+from rpo.physics.kinematics import Motion, Pose, add_motion
 from rpo.physics.spatial import (
     ZERO,
     Scalar,
@@ -21,7 +23,9 @@ from rpo.physics.spatial import (
     mul,
     rotate,
     sub,
+    total,
     vadd,
+    vector,
 )
 from rpo.physics.topology import ContactPoints, Group
 
@@ -42,8 +46,9 @@ def ground_wrench(group: Group, pose: Pose, velocity: Motion, origin_height: Sca
     for points in group.contacts:
         wrench = _points_wrench(points, pose, velocity, origin_height)
         if group.size == 1 and not group.apart:
-            wrench = _sum_points(wrench)
-        result = Wrench(vadd(result.angular, wrench.angular), vadd(result.linear, wrench.linear))
+            sums = [[jnp.sum(x, axis=0, keepdims=True) for x in part] for part in wrench]
+            wrench = Wrench(*map(vector, sums))
+        result = add_motion(result, wrench)
     return result
 
 
@@ -81,14 +86,7 @@ def point_force(points: ContactPoints, depth: Scalar, velocity: Vector) -> Vecto
         velocity: of that point, along the world's axes.
     """
     ux, uy, uz = velocity
-    load = mul(points.stiffness, -depth)
-    normal = sub(load, mul(mul(points.damping, -depth), jnp.minimum(uz, 0.0)))
-    # u_t / |u_t| * min(kf |u_t|, bound) without a division by zero: at rest the first branch,
-    # kf u_t, holds, so the gradient is finite there too.
-    inverse_speed = lax.rsqrt(jnp.maximum(mul(ux, ux) + mul(uy, uy), TINY))
-    friction = jnp.minimum(
-        points.friction_stiffness, mul(mul(points.friction_coefficient, load), inverse_speed)
-    )
+    normal, friction = normal_and_friction(points, depth, uz, (ux, uy))
     touching = depth < 0.0
     return (
         jnp.where(touching, -mul(friction, ux), 0.0),
@@ -97,9 +95,32 @@ def point_force(points: ContactPoints, depth: Scalar, velocity: Vector) -> Vecto
     )
 
 
-def _sum_points(wrench: Wrench) -> Wrench:
-    def reduce(vector: Vector) -> Vector:
-        x, y, z = (jnp.sum(component, axis=0, keepdims=True) for component in vector)
-        return (x, y, z)
+def normal_and_friction(
+    points: Any, depth: Scalar, closing: Scalar, sliding: tuple[Scalar, ...]
+) -> tuple[Scalar, Scalar]:
+    """Force of a plane along its normal, and friction per sliding speed, where points touch it.
 
-    return Wrench(reduce(wrench.angular), reduce(wrench.linear))
+    As in `point_force`, with the velocity along the normal and along the plane.
+    """
+    load = mul(points.stiffness, -depth)
+    normal = sub(load, mul(mul(points.damping, -depth), jnp.minimum(closing, 0.0)))
+    # u_t / |u_t| * min(kf |u_t|, bound) without a division by zero: at rest the first branch,
+    # kf u_t, holds, so the gradient is finite there too.
+    inverse_speed = lax.rsqrt(jnp.maximum(total(*(mul(u, u) for u in sliding)), TINY))
+    bound = mul(mul(points.friction_coefficient, load), inverse_speed)
+    return normal, jnp.minimum(points.friction_stiffness, bound)
+
+
+def on_links(wrench: Wrench, rows: int, size: int) -> Wrench:
+    """Wrenches on a group of `size` links from those on `rows` attachments.
+
+    Constants that fold make a component smaller than (rows, batch), or a plain number.
+    """
+
+    def gather(value: Scalar) -> Scalar:
+        value = jnp.atleast_2d(value)
+        if size > 1 or rows == 1:
+            return value
+        return jnp.sum(jnp.broadcast_to(value, (rows, value.shape[1])), axis=0, keepdims=True)
+
+    return Wrench(*(vector(map(gather, part)) for part in wrench))

@@ -13,7 +13,7 @@ from jax import Array
 from rpo.physics import dynamics, joints, kinematics
 from rpo.physics.kinematics import Pose
 from rpo.physics.model import JointType, Model
-from rpo.physics.spatial import Scalar, Vector, vadd
+from rpo.physics.spatial import Scalar, Vector, vadd, vector
 from rpo.physics.topology import Group, groups_of, joint_axis_frames
 
 
@@ -63,7 +63,7 @@ def bias_forces(model: Model, q: Array, qd: Array) -> Array:
     velocities = joints.split(qd, [group.velocities for group in groups])
     subspaces = kinematics.motion_subspaces(groups, poses)
     moving = kinematics.link_velocities(groups, subspaces, velocities)
-    gravity: Vector = tuple(float(g) for g in model.gravity)  # type: ignore[assignment]
+    gravity = vector(float(g) for g in model.gravity)
     wrenches = dynamics.bias_wrenches(groups, poses, subspaces, velocities, moving, gravity)
     needed = dynamics.project_wrenches(groups, subspaces, wrenches)
     rows = [
@@ -91,9 +91,9 @@ def _kinematics(model: Model, q: Array) -> tuple[tuple[Group, ...], list[Vector]
     return groups, kinematics.origins(groups, coordinates), poses
 
 
-def _full(vector: Vector, group: Group, q: Array) -> Array:
+def _full(value: Vector, group: Group, q: Array) -> Array:
     """Vector of a group as an array (3, links, batch)."""
-    return jnp.stack([_full_scalar(component, group, q) for component in vector])
+    return jnp.stack([_full_scalar(component, group, q) for component in value])
 
 
 def _full_scalar(value: Scalar, group: Group, q: Array) -> Array:

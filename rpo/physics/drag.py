@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from rpo.physics.attachments import on_links, slots, turns, vectors
-from rpo.physics.contact import NO_WRENCH, Wrench
+from rpo.physics.attachments import slots, turns, vectors
+from rpo.physics.contact import NO_WRENCH, Wrench, on_links
 from rpo.physics.fluid import Fluid
 from rpo.physics.geoms import Floats, Ints
-from rpo.physics.kinematics import Motion, Pose
+from rpo.physics.kinematics import Motion, Pose, add_motion
 from rpo.physics.model import Model
 from rpo.physics.spatial import (
     Rotation,
@@ -107,15 +107,15 @@ def drag_wrench(sets: tuple[BoxSet, ...], size: int, pose: Pose, velocity: Motio
         torque = rotate(axes, _resistance(boxes.viscous_turning, boxes.drag_turning, w))
         moment = vadd(torque, cross(center, force))
         wrench = on_links(Wrench(moment, force), boxes.rows, size)
-        result = Wrench(vadd(result.angular, wrench.angular), vadd(result.linear, wrench.linear))
+        result = add_motion(result, wrench)
     return result
 
 
 def _resistance(viscous: Scalar, drag: Vector, speed: Vector) -> Vector:
     """-(viscous + drag |v|) v along each axis."""
 
-    def along(k: int) -> Scalar:
-        squared = mul(drag[k], mul(abs(speed[k]), speed[k]))
-        return sub(mul(viscous, -speed[k]), squared)
+    def along(d: Scalar, v: Scalar) -> Scalar:
+        squared = mul(d, mul(abs(v), v))
+        return sub(mul(viscous, -v), squared)
 
-    return (along(0), along(1), along(2))
+    return vector(map(along, drag, speed))

@@ -36,6 +36,7 @@ from rpo.physics.spatial import (
     symmetric_times,
     total,
     vadd,
+    vector,
     vsub,
 )
 from rpo.physics.topology import Group, ancestors
@@ -70,11 +71,8 @@ def sum_links(value: Scalar, size: int) -> Scalar:
     return jnp.sum(value, axis=0, keepdims=True)
 
 
-def _sum_vector(vector: Vector, group: Group) -> Vector:
-    if not group.summed:
-        return vector
-    x, y, z = (sum_links(component, group.size) for component in vector)
-    return (x, y, z)
+def _sum_vector(value: Vector, group: Group) -> Vector:
+    return vector(sum_links(x, group.size) for x in value) if group.summed else value
 
 
 def bias_wrenches(
@@ -130,20 +128,13 @@ def project_wrenches(
     for g in reversed(range(len(groups))):
         group = groups[g]
         if group.parent >= 0:
-            above = total_wrench[group.parent]
-            total_wrench[group.parent] = Wrench(
-                vadd(above.angular, _sum_vector(total_wrench[g].angular, group)),
-                vadd(above.linear, _sum_vector(total_wrench[g].linear, group)),
-            )
-    return _project(groups, subspaces, total_wrench)
-
-
-def _project(groups: tuple[Group, ...], subspaces: list[Motion], wrenches: list[Wrench]) -> Forces:
-    result: Forces = {}
-    for g, group in enumerate(groups):
-        components = _along_joint(group, subspaces[g], wrenches[g])
-        result |= {(g, c): value for c, value in enumerate(components)}
-    return result
+            below = Wrench(*(_sum_vector(part, group) for part in total_wrench[g]))
+            total_wrench[group.parent] = add_motion(total_wrench[group.parent], below)
+    return {
+        (g, c): value
+        for g, group in enumerate(groups)
+        for c, value in enumerate(_along_joint(group, subspaces[g], total_wrench[g]))
+    }
 
 
 def _along_joint(group: Group, subspace: Motion, wrench: Motion) -> tuple[Scalar, ...]:
@@ -185,10 +176,12 @@ def _composite_inertias(groups: tuple[Group, ...], poses: list[Pose]) -> list[In
     for g in reversed(range(len(groups))):
         group = groups[g]
         if group.parent >= 0:
-            mass, first, second = result[group.parent]
-            below = result[g] if not group.summed else _sum_inertia(result[g], group)
-            summed = tuple(add(a, b) for a, b in zip(second, below[2], strict=True))
-            result[group.parent] = (add(mass, below[0]), vadd(first, below[1]), summed)
+            (mass, first, second), (m, f, s) = result[group.parent], result[g]
+            if group.summed:
+                s = tuple(sum_links(value, group.size) for value in s)
+                m, f = sum_links(m, group.size), _sum_vector(f, group)
+            summed = tuple(add(a, b) for a, b in zip(second, s, strict=True))
+            result[group.parent] = (add(mass, m), vadd(first, f), summed)
     return result
 
 
@@ -206,14 +199,7 @@ def _exchange(group: Group, inertia: Inertia) -> Inertia:
         return take_rows(value, rows)
 
     mass, first, second = inertia
-    x, y, z = (take(component) for component in first)
-    return take(mass), (x, y, z), tuple(take(component) for component in second)
-
-
-def _sum_inertia(inertia: Inertia, group: Group) -> Inertia:
-    mass, first, second = inertia
-    summed = tuple(sum_links(value, group.size) for value in second)
-    return (sum_links(mass, group.size), _sum_vector(first, group), summed)
+    return take(mass), vector(map(take, first)), tuple(map(take, second))
 
 
 def _momenta(group: Group, subspace: Motion, inertia: Inertia) -> list[Motion]:

@@ -17,6 +17,7 @@ import dataclasses
 import numpy as np
 
 from rpo.physics.geoms import Floats, Ints
+from rpo.physics.tables import check_table, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,28 +46,17 @@ class Fluid:
     wind: Floats
 
     def __post_init__(self) -> None:
-        count = len(self.link)
-        shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
-        shapes |= {"size": (count, 3), "wind": (3,)}
-        for field, shape in shapes.items():
-            value = getattr(self, field)
-            if value.shape != shape:
-                raise ValueError(f"fluid: {field} has shape {value.shape}, expected {shape}")
-            if not np.isfinite(value).all():
-                raise ValueError(f"fluid: {field} holds a non-finite number")
+        check_table("fluid", self, _shapes(len(self.link)))
         if not (np.isfinite(self.density) and np.isfinite(self.viscosity)):
             raise ValueError("fluid: density and viscosity must be finite")
         if self.density < 0 or self.viscosity < 0 or (self.size < 0).any():
             raise ValueError("fluid: density, viscosity and size must not be negative")
 
 
-NO_FLUID = Fluid(
-    link=np.zeros(0, np.int64),
-    position=np.zeros((0, 3)),
-    quaternion=np.zeros((0, 4)),
-    size=np.zeros((0, 3)),
-    density=0.0,
-    viscosity=0.0,
-    wind=np.zeros(3),
-)
+def _shapes(count: int) -> dict[str, tuple[int, ...]]:
+    shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
+    return shapes | {"size": (count, 3), "wind": (3,)}
+
+
+NO_FLUID = Fluid(density=0.0, viscosity=0.0, **empty(_shapes(0)))
 """Empty space."""

@@ -12,6 +12,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from rpo.physics.tables import check_table, empty
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -61,23 +63,14 @@ class Geoms:
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
-        shapes |= {"half_extents": (count, 3), "pairs": (len(self.pairs), 2)}
-        shapes |= dict.fromkeys(("radius", *MATERIAL), (count,))
+        shapes = _shapes(count, len(self.pairs))
         shapes |= {"cylinder": (count,)} if self.cylinder is not None else {}
         shapes |= {"frictionless": (count, count)} if self.frictionless is not None else {}
-        for field, shape in shapes.items():
-            value = getattr(self, field)
-            if value.shape != shape:
-                raise ValueError(f"geoms: {field} has shape {value.shape}, expected {shape}")
-            if not np.isfinite(value).all():
-                raise ValueError(f"geoms: {field} holds a non-finite number")
+        not_negative = ("half_extents", "radius", *MATERIAL)
+        check_table("geoms", self, shapes, not_negative=not_negative)
         wide = self.half_extents[self.is_cylinder]
         if (wide[:, 0] != wide[:, 1]).any():
             raise ValueError("geoms: a cylinder needs equal half extents along x and y")
-        for field in ("half_extents", "radius", *MATERIAL):
-            if (getattr(self, field) < 0).any():
-                raise ValueError(f"geoms: {field} holds a negative number")
         for name, extents, radius in zip(self.names, self.half_extents, self.radius, strict=True):
             if not (extents.any() or radius):
                 raise ValueError(f"geom {name!r} has no size")
@@ -115,17 +108,12 @@ class Geoms:
 
 MATERIAL = ("stiffness", "damping", "friction_stiffness", "friction_coefficient")
 
-NO_GEOMS = Geoms(
-    names=(),
-    link=np.zeros(0, np.int64),
-    position=np.zeros((0, 3)),
-    quaternion=np.zeros((0, 4)),
-    half_extents=np.zeros((0, 3)),
-    radius=np.zeros(0),
-    stiffness=np.zeros(0),
-    damping=np.zeros(0),
-    friction_stiffness=np.zeros(0),
-    friction_coefficient=np.zeros(0),
-    pairs=np.zeros((0, 2), np.int64),
-)
+
+def _shapes(count: int, pairs: int) -> dict[str, tuple[int, ...]]:
+    shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
+    shapes |= {"half_extents": (count, 3), "pairs": (pairs, 2)}
+    return shapes | dict.fromkeys(("radius", *MATERIAL), (count,))
+
+
+NO_GEOMS = Geoms(names=(), **empty(_shapes(0, 0)))
 """Links that do not touch one another."""

@@ -110,8 +110,10 @@ def kernel_step(
 
     step.defvjp(forward, backward)
     batch = q.shape[1]
-    padded = [_fill_up(x, block) for x in (q, qd, joint_force)]
-    q, qd = step(*padded)
+    inputs, missing = [q, qd, joint_force], -batch % block
+    if missing:  # the last environment is repeated
+        inputs = [jnp.pad(x, ((0, 0), (0, missing)), mode="edge") for x in inputs]
+    q, qd = step(*inputs)
     return q[:, :batch], qd[:, :batch]
 
 
@@ -332,12 +334,6 @@ def _read_back(ref: Any, index: Any, example: State) -> State:
 
 def _shapes(*arrays: Array) -> list[tuple[int, ...]]:
     return [array.shape[:-1] for array in arrays]
-
-
-def _fill_up(array: Array, block: int) -> Array:
-    """Repeats the last environment until the batch is a multiple of the block."""
-    missing = -array.shape[1] % block
-    return jnp.pad(array, ((0, 0), (0, missing)), mode="edge") if missing else array
 
 
 def _call(

@@ -7,7 +7,7 @@ of motion unchanged, and it keeps single precision when the robot has travelled 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rpo.physics.model import JointType
 from rpo.physics.spatial import (
@@ -44,6 +44,7 @@ class Motion(NamedTuple):
     linear: Vector
 
 
+M = TypeVar("M", bound=Motion)
 WORLD = Pose(ZERO, IDENTITY)
 AT_REST = Motion(ZERO, ZERO)
 
@@ -105,9 +106,9 @@ def joint_motion(group: Group, subspace: Motion, velocity: Components) -> Motion
     return Motion(scale(velocity[0], subspace.angular), scale(velocity[0], subspace.linear))
 
 
-def add_motion(a: Motion, b: Motion) -> Motion:
+def add_motion(a: M, b: M) -> M:
     """Sum of two spatial vectors."""
-    return Motion(vadd(a.angular, b.angular), vadd(a.linear, b.linear))
+    return type(a)(vadd(a.angular, b.angular), vadd(a.linear, b.linear))
 
 
 def link_velocities(

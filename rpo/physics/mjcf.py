@@ -28,7 +28,6 @@ another has numbers of its own, see `rpo.physics.mjcf_geoms`.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
 from collections.abc import Callable
@@ -38,7 +37,6 @@ import mujoco
 import numpy as np
 
 from rpo.physics.fluid import NO_FLUID, Fluid
-from rpo.physics.geoms import Floats
 from rpo.physics.inertia import (
     NOTHING,
     MassProperties,
@@ -58,6 +56,7 @@ from rpo.physics.mjcf_numbers import (
 )
 from rpo.physics.mjcf_planes import read_planes
 from rpo.physics.mjcf_tendons import read_tendons
+from rpo.physics.mjcf_tree import IDENTITY, Pose, Tree
 from rpo.physics.model import JointType, Model
 from rpo.physics.touching import is_disabled
 from rpo.physics.unsupported import friendly_name, refuse_unsupported
@@ -88,12 +87,7 @@ def load_mjcf(
         raise ValueError(f"unknown inertia {inertia!r}: expected 'physical' or 'reference'")
     label, spec = _parse(source)
     model = _attempt(label, spec.compile)
-    try:
-        check_model(model)
-        refuse_unsupported(model)
-        return _convert(model, inertia, read_numbers(model, all_numbers()), name or spec.modelname)
-    except ValueError as error:
-        raise ValueError(f"{label}: {error}") from None
+    return _finish(label, model, inertia, None, name or spec.modelname)
 
 
 def load_urdf(
@@ -129,40 +123,37 @@ def load_urdf(
         FileNotFoundError: if there is no such file.
         ValueError: in one line, if the description is malformed or has an unsupported feature.
     """
-    label, spec = _parse(source)
-    spec.compiler.fusestatic = False  # the merge is done here, with all names still known
-    root = spec.worldbody.first_body()
-    if floating_base and root is not None and root.first_joint() is None:
-        root.add_freejoint(name=f"{root.name}_free")
+    label, spec = _parse(source, urdf=True, floating_base=floating_base)
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     model = _attempt(label, spec.compile)
-    welded = model.body_weldid[model.geom_bodyid] == 0
-    welded &= model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
+    plane = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+    welded = (model.body_weldid[model.geom_bodyid] == 0) & ~plane
     model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
     if not link_contact:
-        model.geom_conaffinity[model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE] = 0
-        model.geom_contype[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE] = 0
+        model.geom_conaffinity[~plane] = 0
+        model.geom_contype[plane] = 0
     model.geom_friction[:, 0] = friction_coefficient
-    try:
-        check_model(model)
-        refuse_unsupported(model)
-        numbers = all_numbers(contact, limit, pairs, joint_friction)
-        return _convert(model, "physical", numbers, name or spec.modelname)
-    except ValueError as error:
-        raise ValueError(f"{label}: {error}") from None
+    numbers = all_numbers(contact, limit, pairs, joint_friction)
+    return _finish(label, model, "physical", numbers, name or spec.modelname)
 
 
-def parse_description(source: Source) -> Any:
+def parse_description(source: Source, *, urdf: bool = False) -> Any:
     """A description as MuJoCo's `MjSpec`, to be changed and compiled.
+
+    Args:
+        source: path of the file, or the XML itself (anything that starts with `<`).
+        urdf: whether it is one; its root then moves freely, as by `load_urdf`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: in one line, if it is malformed.
     """
-    return _parse(source)[1]
+    return _parse(source, urdf=urdf, floating_base=urdf)[1]
 
 
-def _parse(source: Source) -> tuple[str, Any]:
+def _parse(
+    source: Source, *, urdf: bool = False, floating_base: bool = False
+) -> tuple[str, mujoco.MjSpec]:
     text = os.fspath(source)
     label, read = text, mujoco.MjSpec.from_file
     if text.lstrip().startswith("<"):
@@ -173,6 +164,11 @@ def _parse(source: Source) -> tuple[str, Any]:
     _attempt(label, check_text, text)
     spec = _attempt(label, read, text)
     _attempt(label, check_spec, spec)
+    if urdf:
+        spec.compiler.fusestatic = False  # the merge is done here, with all names still known
+        root = spec.worldbody.first_body()
+        if floating_base and root is not None and root.first_joint() is None:
+            root.add_freejoint(name=f"{root.name}_free")
     return label, spec
 
 
@@ -190,65 +186,31 @@ def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:
             warnings.warn(f"{label}: {_one_line(message)}", stacklevel=4)
 
 
+def _finish(
+    label: str,
+    model: mujoco.MjModel,
+    inertia: InertiaRule,
+    numbers: dict[str, float] | None,
+    name: str,
+) -> Model:
+    """Checks a compiled description and takes it over; without `numbers` it has its own."""
+    try:
+        check_model(model)
+        refuse_unsupported(model)
+        own = read_numbers(model, all_numbers()) if numbers is None else numbers
+        return _convert(model, inertia, own, name)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
 def _one_line(message: str) -> str:
     return ", ".join(line.strip() for line in message.splitlines() if line.strip())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pose:
-    position: Floats  # (3,)
-    quaternion: Floats  # (4,) w, x, y, z
-
-    @property
-    def rotation(self) -> Floats:
-        return rotation_matrix(self.quaternion)
-
-    def then(self, position: Floats, quaternion: Floats) -> _Pose:
-        """The pose of a child that has this pose in the frame described by self."""
-        product = np.zeros(4)
-        mujoco.mju_mulQuat(product, self.quaternion, np.asarray(quaternion, np.float64))
-        return _Pose(self.position + self.rotation @ position, product)
-
-
-_IDENTITY = _Pose(np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0]))
-
-
-class _Tree:
-    """Which body is rigidly part of which moving body, and how the moving ones become links."""
-
-    def __init__(self, model: mujoco.MjModel) -> None:
-        self.model = model
-        self.pose: list[_Pose] = []  # of each body in the moving body (or world) it is part of
-        self.last_link: dict[int, int] = {0: -1}  # of each moving body
-        self.origin: dict[int, Floats] = {0: np.zeros(3)}  # of that link, in its body's frame
-        for body in range(model.nbody):
-            fixed = model.body_weldid[body] != body
-            self.pose.append(self.in_parent(body) if fixed else _IDENTITY)
-
-    def in_parent(self, body: int) -> _Pose:
-        """Pose of a body in the frame of the moving body that its parent is part of."""
-        parent = self.pose[int(self.model.body_parentid[body])]
-        return parent.then(self.model.body_pos[body], self.model.body_quat[body])
-
-    def place_geom(self, geom: int) -> tuple[int, Floats, Floats]:
-        """Link of a shape (-1: the world), its position and quaternion in the link frame."""
-        body = int(self.model.geom_bodyid[geom])
-        moving = int(self.model.body_weldid[body])
-        pose = self.pose[body].then(self.model.geom_pos[geom], self.model.geom_quat[geom])
-        return self.last_link[moving], pose.position - self.origin[moving], pose.quaternion
-
-    def place_site(self, site: int) -> tuple[int, Floats]:
-        """Link of a site (-1: the world) and its position in the link frame."""
-        body = int(self.model.site_bodyid[site])
-        moving = int(self.model.body_weldid[body])
-        pose = self.pose[body].then(self.model.site_pos[site], _IDENTITY.quaternion)
-        return self.last_link[moving], pose.position - self.origin[moving]
 
 
 def _convert(
     model: mujoco.MjModel, inertia: InertiaRule, numbers: dict[str, float], name: str
 ) -> Model:
-    tree = _Tree(model)
+    tree = Tree(model)
     links: list[dict[str, Any]] = []
     for body in range(1, model.nbody):
         if model.body_weldid[body] == body:
@@ -259,20 +221,20 @@ def _convert(
             "center_of_mass": properties.center_of_mass - tree.origin[body],
             "inertia": properties.inertia,
         }
-    columns = {field: [link[field] for link in links] for field in links[0]} if links else {}
-    if not columns:
+    if not links:
         raise ValueError("there is no joint, so nothing can move")
+    columns = {field: [link[field] for link in links] for field in links[0]}
     return Model(
         name=name,
         link_names=tuple(columns.pop("link_name")),
         joint_names=tuple(columns.pop("joint_name")),
         joint_type=tuple(columns.pop("joint_type")),
-        gravity=_gravity(model),
-        geoms=read_geoms(model, numbers, tree.place_geom),
+        gravity=np.zeros(3) if is_disabled(model, "gravity") else model.opt.gravity.copy(),
+        geoms=read_geoms(tree, numbers),
         **_arrays(columns),
         **_degrees_of_freedom(model, numbers),
-        **read_planes(model, numbers, tree.place_geom),
-        **read_tendons(model, numbers, tree.place_site),
+        **read_planes(tree, numbers),
+        **read_tendons(tree, numbers),
         fluid=_fluid(tree),
     )
 
@@ -281,7 +243,7 @@ def _arrays(columns: dict[str, list[Any]]) -> dict[str, Any]:
     return {field: np.array(values) for field, values in columns.items()}
 
 
-def _append_links(tree: _Tree, body: int, links: list[dict[str, Any]]) -> None:
+def _append_links(tree: Tree, body: int, links: list[dict[str, Any]]) -> None:
     """One link per joint of the body, in MuJoCo's order: each joint acts on top of the previous."""
     model = tree.model
     parent_body = model.body_weldid[model.body_parentid[body]]
@@ -292,7 +254,7 @@ def _append_links(tree: _Tree, body: int, links: list[dict[str, Any]]) -> None:
     for joint in range(first, last + 1):
         kind = _JOINT_TYPES[model.jnt_type[joint]]
         anchor = np.zeros(3) if kind is JointType.FREE else model.jnt_pos[joint].copy()
-        pose = _IDENTITY if kind is JointType.FREE else placed.then(anchor, _IDENTITY.quaternion)
+        pose = IDENTITY if kind is JointType.FREE else placed.then(anchor, IDENTITY.quaternion)
         pose = _without_offset(model, joint, kind, pose)
         body_name, joint_name = friendly_name(model, "body", body), model.joint(joint).name
         joint_name = joint_name or f"{body_name}_joint_{joint - first}"
@@ -310,17 +272,17 @@ def _append_links(tree: _Tree, body: int, links: list[dict[str, Any]]) -> None:
                 "inertia": np.zeros((3, 3)),
             }
         )
-        parent, parent_origin, placed = len(links) - 1, anchor, _IDENTITY
+        parent, parent_origin, placed = len(links) - 1, anchor, IDENTITY
     tree.last_link[body], tree.origin[body] = parent, parent_origin
 
 
-def _without_offset(model: mujoco.MjModel, joint: int, kind: JointType, pose: _Pose) -> _Pose:
+def _without_offset(model: mujoco.MjModel, joint: int, kind: JointType, pose: Pose) -> Pose:
     """Pose at coordinate zero, where `ref` says that the described pose has another coordinate."""
     reference = model.qpos0[model.jnt_qposadr[joint]]
     if kind is JointType.FREE or reference == 0.0:
         return pose
     if kind is JointType.SLIDE:
-        return pose.then(-reference * model.jnt_axis[joint], _IDENTITY.quaternion)
+        return pose.then(-reference * model.jnt_axis[joint], IDENTITY.quaternion)
     turn = np.zeros(4)
     mujoco.mju_axisAngle2Quat(turn, model.jnt_axis[joint], -reference)
     return pose.then(np.zeros(3), turn)
@@ -334,7 +296,7 @@ _JOINT_TYPES = {
 
 
 def _merged_mass_properties(
-    tree: _Tree, inertia: InertiaRule
+    tree: Tree, inertia: InertiaRule
 ) -> tuple[list[MassProperties], list[int]]:
     """Mass properties of each moving body with all that is fixed to it, in its frame."""
     model = tree.model
@@ -359,9 +321,7 @@ def _merged_mass_properties(
 def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dict[str, Any]:
     joint = model.dof_jntid
     free = model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE
-    limited = model.jnt_limited[joint].astype(bool) & ~free
-    if is_disabled(model, "limit"):
-        limited[:] = False
+    limited = model.jnt_limited[joint].astype(bool) & ~free & (not is_disabled(model, "limit"))
     coordinate = model.jnt_qposadr[joint]
     return {
         "armature": model.dof_armature.copy(),
@@ -378,12 +338,7 @@ def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dic
     }
 
 
-def _gravity(model: mujoco.MjModel) -> Floats:
-    disabled = model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY
-    return np.zeros(3) if disabled else model.opt.gravity.copy()
-
-
-def _fluid(tree: _Tree) -> Fluid:
+def _fluid(tree: Tree) -> Fluid:
     """The medium, and a box for every body that has mass and moves."""
     model, option = tree.model, tree.model.opt
     bodies = [b for b in range(model.nbody) if model.body_weldid[b] and model.body_mass[b] > 0]

@@ -70,7 +70,9 @@ def check_text(source: str) -> None:
     """
     inline = source.lstrip().startswith("<")
     directory = Path() if inline else Path(source).parent
-    text = source.encode("utf-8", "surrogatepass") if inline else _read(Path(source))
+    if not inline:
+        _require_plain(Path(source), MAX_DESCRIPTION_BYTES)
+    text = source.encode("utf-8", "surrogatepass") if inline else Path(source).read_bytes()
     _Scan(directory).document(text, 0)
 
 
@@ -105,11 +107,6 @@ def check_model(model: mujoco.MjModel) -> None:
     """
     for problem in _problems(model):
         raise ValueError(problem)
-
-
-def _read(path: Path) -> bytes:
-    _require_plain(path, MAX_DESCRIPTION_BYTES)
-    return path.read_bytes()
 
 
 def _require_plain(path: Path, largest: int) -> None:

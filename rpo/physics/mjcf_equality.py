@@ -19,6 +19,9 @@ from rpo.physics.tendons import STRAND_FIELDS
 from rpo.physics.touching import is_disabled
 from rpo.physics.unsupported import friendly_name
 
+SLACK: dict[str, Any] = dict.fromkeys(STRAND_FIELDS, 0.0)
+SLACK |= {"limit_lower": -np.inf, "limit_upper": np.inf}
+"""Figures of a strand that nothing acts through."""
 _JOINT, _TENDON = int(mujoco.mjtEq.mjEQ_JOINT), int(mujoco.mjtEq.mjEQ_TENDON)
 
 
@@ -39,12 +42,16 @@ def read_equalities(model: mujoco.MjModel) -> list[dict[str, Any]]:
 
 def tendon_coefficients(model: mujoco.MjModel, tendon: int) -> Floats:
     """Length of a fixed tendon per coordinate (nv,)."""
-    result = np.zeros(model.nv)
-    first = int(model.tendon_adr[tendon])
-    part = slice(first, first + int(model.tendon_num[tendon]))
+    result, part = np.zeros(model.nv), wraps(model, tendon)
     for joint, coefficient in zip(model.wrap_objid[part], model.wrap_prm[part], strict=True):
         result[model.jnt_dofadr[joint]] += coefficient
     return result
+
+
+def wraps(model: mujoco.MjModel, tendon: int) -> slice:
+    """Rows of `wrap_type` and the like of a tendon."""
+    first = int(model.tendon_adr[tendon])
+    return slice(first, first + int(model.tendon_num[tendon]))
 
 
 def is_fixed_tendon(model: mujoco.MjModel, tendon: int) -> bool:
@@ -53,9 +60,8 @@ def is_fixed_tendon(model: mujoco.MjModel, tendon: int) -> bool:
 
 
 def _active(model: mujoco.MjModel) -> list[int]:
-    return (
-        [] if is_disabled(model, "equality") else list(map(int, np.flatnonzero(model.eq_active0)))
-    )
+    active = np.flatnonzero(model.eq_active0) if not is_disabled(model, "equality") else ()
+    return list(map(int, active))
 
 
 def _problems(model: mujoco.MjModel) -> Iterator[str]:
@@ -102,15 +108,13 @@ def _row(model: mujoco.MjModel, index: int) -> dict[str, Any]:
         coefficient, rest = coefficient - slope * other, rest - slope * there
     stiffness, damping = _aim(model, index)
     inertia = _inertia(model, coefficient)
-    return dict.fromkeys(STRAND_FIELDS, 0.0) | {
+    return SLACK | {
         "name": friendly_name(model, "equality", index),
         "coefficient": coefficient,
         "stiffness": inertia * stiffness,
         "damping": inertia * damping,
         "rest_lower": rest,
         "rest_upper": rest,
-        "limit_lower": -np.inf,
-        "limit_upper": np.inf,
     }
 
 

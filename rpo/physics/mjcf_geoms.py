@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
 
 import mujoco
 import numpy as np
 
 from rpo.physics.geoms import NO_GEOMS, Floats, Geoms
+from rpo.physics.mjcf_tree import Tree
 from rpo.physics.touching import Reach, has_friction, is_excluded, may_touch
 from rpo.physics.unsupported import COLLIDERS, friendly_name, geom_label, shape_name
 
@@ -24,17 +24,13 @@ _PLANE = int(mujoco.mjtGeom.mjGEOM_PLANE)
 _CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
 _THIN = (int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE))
 
-PlaceGeom = Callable[[int], tuple[int, Floats, Floats]]
-"""Link of a shape (-1: the world), its position and quaternion in the link frame."""
 
-
-def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeom) -> Geoms:
+def read_geoms(tree: Tree, numbers: dict[str, float]) -> Geoms:
     """Shapes and pairs of a compiled description.
 
     Args:
-        model: MuJoCo's compiled model.
+        tree: of the compiled description.
         numbers: values of `PairMaterial`'s fields.
-        place: where a shape is.
 
     Returns:
         the shapes that are part of a pair, and the pairs.
@@ -42,7 +38,8 @@ def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeo
     Raises:
         ValueError: in one line, if a shape of a pair is of a kind that cannot touch a link.
     """
-    pairs = list(_pairs(model))
+    model = tree.model
+    pairs = _pairs(model)
     used = sorted({geom for pair in pairs for geom in pair})
     if not used:
         return NO_GEOMS
@@ -51,7 +48,7 @@ def read_geoms(model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeo
         one, other = used.index(a), used.index(b)
         smooth[one, other] = smooth[other, one] = True
     cylinders = np.array([int(model.geom_type[geom]) == _CYLINDER for geom in used])
-    places = [place(geom) for geom in used]
+    places = [tree.place_geom(geom) for geom in used]
     extents, radius = zip(*(_rounded_box(model, geom) for geom in used), strict=True)
     count = len(used)
     geoms = Geoms(

@@ -18,6 +18,7 @@ import numpy as np
 
 from rpo.physics.geoms import Floats
 from rpo.physics.inertia import rotation_matrix
+from rpo.physics.mjcf_tree import Tree
 from rpo.physics.planes import NO_PLANE_CONTACTS, PlaneContacts
 from rpo.physics.touching import Reach, has_friction, may_touch
 from rpo.physics.unsupported import COLLIDERS, geom_label, shape_name
@@ -25,9 +26,6 @@ from rpo.physics.unsupported import COLLIDERS, geom_label, shape_name
 _GEOM = mujoco.mjtGeom
 STANDING = 0.9
 """Share of a cylinder's radius at which the fixed points of its ends lie."""
-
-PlaceGeom = Callable[[int], tuple[int, Floats, Floats]]
-"""Link of a shape (-1: the world), its position and quaternion in the link frame."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,25 +48,23 @@ class _Spot:
     semi_axes: Floats = dataclasses.field(default_factory=lambda: np.zeros(3))
 
 
-def read_planes(
-    model: mujoco.MjModel, numbers: dict[str, float], place: PlaceGeom
-) -> dict[str, Any]:
+def read_planes(tree: Tree, numbers: dict[str, float]) -> dict[str, Any]:
     """The fields of `Model` that describe contact with the ground and with other planes.
 
     Args:
-        model: MuJoCo's compiled model.
+        tree: of the compiled description.
         numbers: values of `ContactMaterial`'s fields.
-        place: where a shape is.
 
     Raises:
         ValueError: in one line, if a shape is of a kind that cannot touch a plane.
     """
     ground: list[dict[str, Any]] = []
     planes: list[dict[str, Any]] = []
-    for geom, plane in _meetings(model, place):
-        link, center, quaternion = place(geom)
+    model = tree.model
+    for geom, plane in _meetings(tree):
+        link, center, quaternion = tree.place_geom(geom)
         friction = float(model.geom_friction[geom, 0]) * has_friction(model, geom, plane.geom)
-        for spot in _spots(model, geom):
+        for spot in _SPOTS[int(model.geom_type[geom])](model.geom_size[geom]):
             row = {
                 "link": link,
                 "position": center + rotation_matrix(quaternion) @ spot.position,
@@ -83,13 +79,14 @@ def read_planes(
     return _ground_fields(ground, numbers) | {"planes": _plane_contacts(planes, numbers)}
 
 
-def _meetings(model: mujoco.MjModel, place: PlaceGeom) -> Iterator[tuple[int, _Plane]]:
+def _meetings(tree: Tree) -> Iterator[tuple[int, _Plane]]:
     """Shapes of links, each with the planes that it may touch; coinciding planes count once."""
-    planes, reach = list(_planes(model, place)), Reach(model)
+    model = tree.model
+    planes, reach = list(_planes(tree)), Reach(model)
     for geom in range(model.ngeom):
         met: list[_Plane] = []
         for plane in planes:
-            if place(geom)[0] < 0 or not may_touch(model, geom, plane.geom):
+            if tree.place_geom(geom)[0] < 0 or not may_touch(model, geom, plane.geom):
                 continue
             if int(model.geom_type[geom]) not in COLLIDERS and reach.apart(geom, plane.geom):
                 continue
@@ -105,19 +102,16 @@ def _meetings(model: mujoco.MjModel, place: PlaceGeom) -> Iterator[tuple[int, _P
                 yield geom, plane
 
 
-def _planes(model: mujoco.MjModel, place: PlaceGeom) -> Iterator[_Plane]:
-    for geom in np.flatnonzero(model.geom_type == _GEOM.mjGEOM_PLANE):
-        _, position, quaternion = place(int(geom))  # the compiler wants planes on static bodies
+def _planes(tree: Tree) -> Iterator[_Plane]:
+    for geom in np.flatnonzero(tree.model.geom_type == _GEOM.mjGEOM_PLANE):
+        # the compiler wants planes on static bodies
+        _, position, quaternion = tree.place_geom(int(geom))
         normal = rotation_matrix(quaternion)[:, 2]
         yield _Plane(int(geom), normal, float(normal @ position))
 
 
 def _same(a: _Plane, b: _Plane) -> bool:
     return bool(np.abs(a.normal - b.normal).max() < 1e-9 and abs(a.offset - b.offset) < 1e-12)
-
-
-def _spots(model: mujoco.MjModel, geom: int) -> list[_Spot]:
-    return _SPOTS[int(model.geom_type[geom])](model.geom_size[geom])
 
 
 def _sphere(size: Floats) -> list[_Spot]:

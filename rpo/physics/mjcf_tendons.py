@@ -10,7 +10,7 @@ equality constraints (`rpo.physics.mjcf_equality`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import mujoco
@@ -18,7 +18,14 @@ import numpy as np
 
 from rpo.physics.actuators import NO_ACTUATORS, Actuators
 from rpo.physics.geoms import Floats
-from rpo.physics.mjcf_equality import is_fixed_tendon, read_equalities, tendon_coefficients
+from rpo.physics.mjcf_equality import (
+    SLACK,
+    is_fixed_tendon,
+    read_equalities,
+    tendon_coefficients,
+    wraps,
+)
+from rpo.physics.mjcf_tree import Tree
 from rpo.physics.tendons import NO_CORDS, NO_TENDONS, STRAND_FIELDS, Cords, Tendons
 from rpo.physics.touching import is_disabled
 from rpo.physics.unsupported import friendly_name
@@ -27,23 +34,18 @@ _WRAP = mujoco.mjtWrap
 _JOINTS = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 _TENDON = int(mujoco.mjtTrn.mjTRN_TENDON)
 
-PlaceSite = Callable[[int], tuple[int, Floats]]
-"""Link of a site (-1: the world) and its position in the link frame."""
 
-
-def read_tendons(
-    model: mujoco.MjModel, numbers: dict[str, float], place: PlaceSite
-) -> dict[str, Any]:
+def read_tendons(tree: Tree, numbers: dict[str, float]) -> dict[str, Any]:
     """The fields `tendons`, `cords` and `actuators` of a `Model`.
 
     Args:
-        model: MuJoCo's compiled model.
+        tree: of the compiled description.
         numbers: values of `LimitSpring` and `JointFriction`.
-        place: where a site is.
 
     Raises:
         ValueError: in one line, naming the first tendon or actuator that is not supported.
     """
+    model = tree.model
     for problem in itertools.chain(_tendon_problems(model), _actuator_problems(model)):
         raise ValueError(problem)
     fixed: list[dict[str, Any]] = []
@@ -55,9 +57,9 @@ def read_tendons(
         if is_fixed_tendon(model, tendon):
             fixed.append(row | {"coefficient": tendon_coefficients(model, tendon)})
         else:
-            sites = model.wrap_objid[_wraps(model, tendon)]
-            points = [(link, tuple(map(float, at))) for link, at in map(place, map(int, sites))]
-            spatial.append(row | {"path": tuple(points)})
+            places = map(tree.place_site, map(int, model.wrap_objid[wraps(model, tendon)]))
+            path = tuple((link, tuple(map(float, at))) for link, at in places)
+            spatial.append(row | {"path": path})
     actuators = _actuators(model)
     if not is_disabled(model, "actuation"):
         fixed += _servos(model, actuators.moment)
@@ -70,14 +72,10 @@ def read_tendons(
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    columns: dict[str, Any] = {"names": tuple(row["name"] for row in rows)}
-    if "path" in rows[0]:
-        columns["path"] = tuple(row["path"] for row in rows)
-    else:
-        columns["coefficient"] = np.stack([row["coefficient"] for row in rows])
-    return columns | {
-        field: np.array([row[field] for row in rows], np.float64) for field in STRAND_FIELDS
-    }
+    columns = {field: [row[field] for row in rows] for field in rows[0]}
+    figures = {field: np.array(columns.pop(field), np.float64) for field in STRAND_FIELDS}
+    own = {name: np.stack(x) if name == "coefficient" else tuple(x) for name, x in columns.items()}
+    return figures | {"names": own.pop("name")} | own
 
 
 def _strand(model: mujoco.MjModel, tendon: int, numbers: dict[str, float]) -> dict[str, Any]:
@@ -103,20 +101,16 @@ def _strand(model: mujoco.MjModel, tendon: int, numbers: dict[str, float]) -> di
 
 def _servos(model: mujoco.MjModel, moment: Floats) -> list[dict[str, Any]]:
     """Springs and dampers of the servos, at rest where the length is zero."""
-    rows = []
-    for index in np.flatnonzero(_is_servo(model)):
-        none = dict.fromkeys(STRAND_FIELDS, 0.0)
-        none |= {"limit_lower": -np.inf, "limit_upper": np.inf}
-        rows.append(
-            none
-            | {
-                "name": friendly_name(model, "actuator", int(index)),
-                "stiffness": -model.actuator_biasprm[index, 1],
-                "damping": -model.actuator_biasprm[index, 2],
-                "coefficient": moment[index],
-            }
-        )
-    return rows
+    return [
+        SLACK
+        | {
+            "name": friendly_name(model, "actuator", int(index)),
+            "stiffness": -model.actuator_biasprm[index, 1],
+            "damping": -model.actuator_biasprm[index, 2],
+            "coefficient": moment[index],
+        }
+        for index in np.flatnonzero(_is_servo(model))
+    ]
 
 
 def _actuators(model: mujoco.MjModel) -> Actuators:
@@ -158,11 +152,6 @@ def _is_servo(model: mujoco.MjModel) -> np.ndarray:
     return np.asarray(affine & (model.actuator_biasprm[:, 1:3] != 0).any(axis=1))
 
 
-def _wraps(model: mujoco.MjModel, tendon: int) -> slice:
-    first = int(model.tendon_adr[tendon])
-    return slice(first, first + int(model.tendon_num[tendon]))
-
-
 def _first(values: Any, index: int) -> float:
     return float(np.ravel(values[index])[0])
 
@@ -192,7 +181,7 @@ def _tendon_problems(model: mujoco.MjModel) -> Iterator[str]:
         for field in _nonlinear(model, tendon):
             yield f"{label}: {field} is not supported"
         if not is_fixed_tendon(model, tendon):
-            kinds = {int(kind) for kind in model.wrap_type[_wraps(model, tendon)]}
+            kinds = {int(kind) for kind in model.wrap_type[wraps(model, tendon)]}
             if kinds != {int(_WRAP.mjWRAP_SITE)}:
                 yield (
                     f"{label} is not supported: it must run straight from site to site, "
@@ -249,7 +238,7 @@ def _servo(model: mujoco.MjModel, index: int, kind: int, target: int) -> Iterato
         yield "is not supported: its position or velocity feedback is positive"
     held = kind in _JOINTS and bool(model.jnt_actfrclimited[target])
     if kind == _TENDON and not held:
-        joints = model.wrap_objid[_wraps(model, target)] if is_fixed_tendon(model, target) else []
+        joints = model.wrap_objid[wraps(model, target)] if is_fixed_tendon(model, target) else []
         held = any(model.jnt_actfrclimited[joint] for joint in joints)
     if model.actuator_forcelimited[index] or held:
         yield "is not supported: the force of a servo cannot be limited; remove forcerange"

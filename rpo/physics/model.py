@@ -16,6 +16,7 @@ from rpo.physics.actuators import NO_ACTUATORS, Actuators
 from rpo.physics.fluid import NO_FLUID, Fluid
 from rpo.physics.geoms import NO_GEOMS, Floats, Geoms, Ints
 from rpo.physics.planes import NO_PLANE_CONTACTS, PlaneContacts
+from rpo.physics.tables import check_ranges, check_table
 from rpo.physics.tendons import NO_CORDS, NO_TENDONS, Cords, Tendons
 
 
@@ -143,17 +144,9 @@ class Model:
             "gravity": (3,),
         }
         shapes |= dict.fromkeys(DOF_FIELDS, (dofs,)) | dict.fromkeys(CONTACT_FIELDS, (points,))
-        for field, shape in shapes.items():
-            value = getattr(self, field)
-            if value.shape != shape:
-                raise ValueError(f"{self.name}: {field} has shape {value.shape}, expected {shape}")
-            bound = field in ("limit_lower", "limit_upper")
-            if np.isnan(value).any() or (not bound and np.isinf(value).any()):
-                raise ValueError(f"{self.name}: {field} holds a non-finite number")
-            if field in NOT_NEGATIVE and (value < 0).any():
-                raise ValueError(f"{self.name}: {field} holds a negative number")
-        if (self.limit_lower > self.limit_upper).any():
-            raise ValueError(f"{self.name}: limit_lower is above limit_upper")
+        bounds = ("limit_lower", "limit_upper")
+        check_table(self.name, self, shapes, not_negative=NOT_NEGATIVE, bounds=bounds)
+        check_ranges(self.name, self, "limit")
         self._check_tree()
         self._check_references()
 
@@ -219,27 +212,14 @@ class Model:
 
 
 DOF_FIELDS = (
-    "armature",
-    "damping",
-    "stiffness",
-    "spring_target",
-    "limit_lower",
-    "limit_upper",
-    "limit_stiffness",
-    "limit_damping",
-    "limit_damping_beyond",
-    "frictionloss",
-    "frictionloss_speed",
+    *("armature", "damping", "stiffness", "spring_target", "limit_lower", "limit_upper"),
+    *("limit_stiffness", "limit_damping", "limit_damping_beyond"),
+    *("frictionloss", "frictionloss_speed"),
 )
 CONTACT_FIELDS = (
-    "contact_link",
-    "contact_radius",
-    "contact_stiffness",
-    "contact_damping",
-    "friction_stiffness",
-    "friction_coefficient",
+    *("contact_link", "contact_radius", "contact_stiffness", "contact_damping"),
+    *("friction_stiffness", "friction_coefficient"),
 )
-
 NOT_NEGATIVE = (
     "mass",
     *("armature", "damping", "stiffness", "limit_stiffness", "limit_damping"),

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rpo.physics.geoms import MATERIAL, Floats
+from rpo.physics.attachments import slots, turns, vectors
+from rpo.physics.geoms import MATERIAL
 from rpo.physics.kinematics import Motion
 from rpo.physics.model import Model
 from rpo.physics.spatial import Rotation, Scalar, Vector, constant
-from rpo.physics.topology import groups_of, joint_axis_frames, quaternion_matrix
+from rpo.physics.topology import groups_of, joint_axis_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,28 +97,11 @@ def _geom_sets(model: Model) -> tuple[GeomSet, ...]:
     places = [(-1, (-1,)), *((g, group.links) for g, group in enumerate(groups_of(model)))]
     sets = []
     for g, links in places:
-        own = [[int(k) for k in paired if geoms.link[k] == link] for link in links]
-        # A lone link's shapes side by side in one array, of several links one array per shape.
-        slots = own if len(links) == 1 else [list(slot) for slot in zip(*own, strict=True)]
-        for slot in slots:
-            if slot:
-                sets.append(_geom_set(model, frames, g, tuple(slot)))
+        for rows in slots([paired[geoms.link[paired] == link] for link in links]):
+            outer = [np.eye(3) if link < 0 else frames[link] for link in geoms.link[rows]]
+            pose = vectors(outer, geoms.position[rows]), turns(outer, geoms.quaternion[rows])
+            sets.append(GeomSet(g, tuple(map(int, rows)), *pose))
     return tuple(sets)
-
-
-def _geom_set(model: Model, frames: list[Floats], g: int, indices: tuple[int, ...]) -> GeomSet:
-    geoms = model.geoms
-    outer = [np.eye(3) if geoms.link[k] < 0 else frames[geoms.link[k]] for k in indices]
-    position = np.stack([o.T @ geoms.position[k] for o, k in zip(outer, indices, strict=True)])
-    turn = np.stack(
-        [o.T @ quaternion_matrix(geoms.quaternion[k]) for o, k in zip(outer, indices, strict=True)]
-    )
-
-    def vector(values: Floats) -> Vector:
-        return (constant(values[:, 0]), constant(values[:, 1]), constant(values[:, 2]))
-
-    columns = (vector(turn[:, :, 0]), vector(turn[:, :, 1]), vector(turn[:, :, 2]))
-    return GeomSet(g, indices, vector(position), columns)
 
 
 class Placed(NamedTuple):

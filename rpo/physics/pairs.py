@@ -26,7 +26,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from rpo.physics.contact import NO_WRENCH, TINY, Wrench
-from rpo.physics.kinematics import Motion, Pose
+from rpo.physics.kinematics import Motion, Pose, add_motion
 from rpo.physics.model import Model
 from rpo.physics.pair_candidates import Listed, Slots, list_near, take_slots
 from rpo.physics.pair_points import Size, points
@@ -91,8 +91,7 @@ def pair_wrenches(
             continue
         own = _rows(wrench, rows, summed=groups[s.group].size == 1)
         moment = vsub(own.angular, cross(shifts[s.group], own.linear))
-        old = result[s.group]
-        result[s.group] = Wrench(vadd(old.angular, moment), vadd(old.linear, own.linear))
+        result[s.group] = add_motion(result[s.group], Wrench(moment, own.linear))
     return result
 
 

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rpo.physics.attachments import on_links, slots, turns, vectors
-from rpo.physics.contact import NO_WRENCH, TINY, Wrench
+from rpo.physics.attachments import slots, turns, vectors
+from rpo.physics.contact import NO_WRENCH, Wrench, normal_and_friction, on_links
 from rpo.physics.factors import Factors, of_batch
-from rpo.physics.kinematics import Motion, Pose
+from rpo.physics.geoms import MATERIAL
+from rpo.physics.kinematics import Motion, Pose, add_motion
 from rpo.physics.model import Model
 from rpo.physics.spatial import (
     Rotation,
@@ -35,6 +36,7 @@ from rpo.physics.spatial import (
     sub,
     total,
     vadd,
+    vector,
     vsub,
 )
 from rpo.physics.topology import groups_of, joint_axis_frames
@@ -78,7 +80,12 @@ def plane_sets(model: Model) -> tuple[tuple[PlaneSet, ...], ...] | None:
         tuple(
             _plane_set(model, frames, rows)
             for curved in (False, True)
-            for rows in slots([_of_kind(model, link, curved) for link in group.links])
+            for rows in slots(
+                [
+                    np.flatnonzero((planes.link == link) & (planes.curved == curved))
+                    for link in group.links
+                ]
+            )
         )
         for group in groups_of(model)
     )
@@ -95,11 +102,6 @@ def varied_planes(sets: tuple[PlaneSet, ...], factors: Factors) -> tuple[PlaneSe
     )
 
 
-def _of_kind(model: Model, link: int, curved: bool) -> np.ndarray:
-    planes = model.planes
-    return np.flatnonzero((planes.link == link) & (planes.curved == curved))
-
-
 def _plane_set(model: Model, frames: list[np.ndarray], rows: np.ndarray) -> PlaneSet:
     planes = model.planes
     outer = [frames[link] for link in planes.link[rows]]
@@ -109,17 +111,10 @@ def _plane_set(model: Model, frames: list[np.ndarray], rows: np.ndarray) -> Plan
         numbers=tuple(map(int, rows)),
         position=vectors(outer, planes.position[rows]),
         turn=turns(outer, planes.quaternion[rows]),
-        semi_axes=(constant(axes[:, 0]), constant(axes[:, 1]), constant(axes[:, 2]))
-        if planes.curved[rows].any()
-        else None,
+        semi_axes=vector(map(constant, axes.T)) if planes.curved[rows].any() else None,
         rounding=constant((ROUNDING * axes.max(axis=1) * flat) ** 2),
-        radius=constant(planes.radius[rows]),
         normal=vectors([np.eye(3)] * len(rows), planes.normal[rows]),
-        offset=constant(planes.offset[rows]),
-        stiffness=constant(planes.stiffness[rows]),
-        damping=constant(planes.damping[rows]),
-        friction_stiffness=constant(planes.friction_stiffness[rows]),
-        friction_coefficient=constant(planes.friction_coefficient[rows]),
+        **{f: constant(getattr(planes, f)[rows]) for f in ("radius", "offset", *MATERIAL)},
     )
 
 
@@ -139,7 +134,7 @@ def plane_wrench(
     for places in sets:
         point, force = plane_forces(places, pose, velocity, origin)
         wrench = on_links(Wrench(cross(point, force), force), len(places.numbers), size)
-        result = Wrench(vadd(result.angular, wrench.angular), vadd(result.linear, wrench.linear))
+        result = add_motion(result, wrench)
     return result
 
 
@@ -160,31 +155,17 @@ def deepest_point(places: PlaneSet, pose: Pose) -> Vector:
         return vsub(center, scale(places.radius, places.normal))
     axes = compose(pose.rotation, places.turn)
     m = rotate_back(axes, places.normal)
-    stretched = (
-        mul(places.semi_axes[0], m[0]),
-        mul(places.semi_axes[1], m[1]),
-        mul(places.semi_axes[2], m[2]),
-    )
+    stretched = [mul(a, x) for a, x in zip(places.semi_axes, m, strict=True)]
     inverse = lax.rsqrt(add(total(*(mul(x, x) for x in stretched)), places.rounding))
-    down = tuple(mul(a, mul(x, -inverse)) for a, x in zip(places.semi_axes, stretched, strict=True))
-    point = vadd(center, rotate(axes, (down[0], down[1], down[2])))
+    down = (mul(a, mul(x, -inverse)) for a, x in zip(places.semi_axes, stretched, strict=True))
+    point = vadd(center, rotate(axes, vector(down)))
     return vsub(point, scale(places.radius, places.normal))
 
 
 def _force(places: PlaneSet, depth: Scalar, velocity: Vector) -> Vector:
-    """As `contact.point_force`, for a normal that is not the z axis."""
     closing = dot(places.normal, velocity)
     sliding = vsub(velocity, scale(closing, places.normal))
-    load = mul(places.stiffness, -depth)
-    normal = sub(load, mul(mul(places.damping, -depth), jnp.minimum(closing, 0.0)))
-    inverse_speed = lax.rsqrt(jnp.maximum(dot(sliding, sliding), TINY))
-    friction = jnp.minimum(
-        places.friction_stiffness, mul(mul(places.friction_coefficient, load), inverse_speed)
-    )
+    normal, friction = normal_and_friction(places, depth, closing, sliding)
     force = vsub(scale(normal, places.normal), scale(friction, sliding))
     touching = depth < 0.0
-    return (
-        jnp.where(touching, force[0], 0.0),
-        jnp.where(touching, force[1], 0.0),
-        jnp.where(touching, force[2], 0.0),
-    )
+    return vector(jnp.where(touching, x, 0.0) for x in force)

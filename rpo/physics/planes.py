@@ -12,9 +12,8 @@ import dataclasses
 
 import numpy as np
 
-from rpo.physics.geoms import Floats, Ints
-
-MATERIAL = ("stiffness", "damping", "friction_stiffness", "friction_coefficient")
+from rpo.physics.geoms import MATERIAL, Floats, Ints
+from rpo.physics.tables import check_table, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,19 +50,8 @@ class PlaneContacts:
     friction_coefficient: Floats
 
     def __post_init__(self) -> None:
-        count = len(self.link)
-        shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
-        shapes |= {"semi_axes": (count, 3), "normal": (count, 3)}
-        shapes |= dict.fromkeys(("radius", "offset", *MATERIAL), (count,))
-        for field, shape in shapes.items():
-            value = getattr(self, field)
-            if value.shape != shape:
-                raise ValueError(f"planes: {field} has shape {value.shape}, expected {shape}")
-            if not np.isfinite(value).all():
-                raise ValueError(f"planes: {field} holds a non-finite number")
-        for field in ("semi_axes", "radius", *MATERIAL):
-            if (getattr(self, field) < 0).any():
-                raise ValueError(f"planes: {field} holds a negative number")
+        not_negative = ("semi_axes", "radius", *MATERIAL)
+        check_table("planes", self, _shapes(len(self.link)), not_negative=not_negative)
 
     @property
     def curved(self) -> np.ndarray:
@@ -71,14 +59,11 @@ class PlaneContacts:
         return np.asarray((self.semi_axes > 0).any(axis=1))
 
 
-NO_PLANE_CONTACTS = PlaneContacts(
-    link=np.zeros(0, np.int64),
-    position=np.zeros((0, 3)),
-    quaternion=np.zeros((0, 4)),
-    semi_axes=np.zeros((0, 3)),
-    radius=np.zeros(0),
-    normal=np.zeros((0, 3)),
-    offset=np.zeros(0),
-    **{field: np.zeros(0) for field in MATERIAL},
-)
+def _shapes(count: int) -> dict[str, tuple[int, ...]]:
+    shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
+    shapes |= {"semi_axes": (count, 3), "normal": (count, 3)}
+    return shapes | dict.fromkeys(("radius", "offset", *MATERIAL), (count,))
+
+
+NO_PLANE_CONTACTS = PlaneContacts(**empty(_shapes(0)))
 """Links touch nothing but the ground, with shapes whose lowest points are fixed."""

@@ -13,7 +13,7 @@ import dataclasses
 import mujoco
 import numpy as np
 
-from rpo.physics.geoms import Floats
+from rpo.physics.geoms import MATERIAL, Floats
 from rpo.physics.model import JointType, Model
 
 
@@ -69,12 +69,8 @@ def fastest_rates(model: Model, compiled: mujoco.MjModel, q: Floats) -> Rates:
         damping += jacobian.T @ (brake[:, None] * jacobian)
     weight = float(compiled.body_mass.sum() * np.linalg.norm(model.gravity))
     for link, position, spring, damper, friction in _contacts(model, weight):
-        body, joint = int(compiled.jnt_bodyid[link]), link
-        free = model.joint_type[link] is JointType.FREE
-        local = position + (np.zeros(3) if free else compiled.jnt_pos[joint])
-        point = data.xpos[body] + data.xmat[body].reshape(3, 3) @ local
-        jacobian = np.zeros((3, model.nv))
-        mujoco.mj_jac(compiled, data, jacobian, None, point, body)
+        jacobian, body = np.zeros((3, model.nv)), int(compiled.jnt_bodyid[link])
+        mujoco.mj_jac(compiled, data, jacobian, None, in_world(data, model, link, position), body)
         stiffness += spring * jacobian.T @ jacobian
         damping += max(damper, friction) * jacobian.T @ jacobian
     root = np.linalg.inv(np.linalg.cholesky(inertia))
@@ -84,25 +80,35 @@ def fastest_rates(model: Model, compiled: mujoco.MjModel, q: Floats) -> Rates:
     )
 
 
+def in_world(data: mujoco.MjData, model: Model, link: int, position: Floats) -> Floats:
+    """Place in the world (3,) of a point given in a link's frame, as MuJoCo has the pose."""
+    body = int(data.model.jnt_bodyid[link])
+    anchored = model.joint_type[link] is not JointType.FREE
+    local = position + (data.model.jnt_pos[link] if anchored else 0.0)
+    place: Floats = data.xpos[body] + data.xmat[body].reshape(3, 3) @ local
+    return place
+
+
 def _contacts(model: Model, weight: float) -> list[tuple[int, Floats, float, float, float]]:
     """Link, place, spring, damper and friction (N s/m) of everything that can touch.
 
     The ground's damper grows with the depth: it is taken where one point carries the robot.
     """
     found = []
-    for k, link in enumerate(model.contact_link):
-        spring = float(model.contact_stiffness[k])
-        damper = float(model.contact_damping[k]) * weight / spring if spring else 0.0
-        friction = float(model.friction_stiffness[k] * (model.friction_coefficient[k] > 0))
-        found.append((int(link), model.contact_position[k], spring, damper, friction))
     planes, geoms = model.planes, model.geoms
-    for k, link in enumerate(planes.link):
-        spring = float(planes.stiffness[k])
-        damper = float(planes.damping[k]) * weight / spring if spring else 0.0
-        friction = float(planes.friction_stiffness[k] * (planes.friction_coefficient[k] > 0))
-        found.append((int(link), planes.position[k], spring, damper, friction))
+    for link, position, *figures in (
+        *zip(
+            *(model.contact_link, model.contact_position, model.contact_stiffness),
+            *(model.contact_damping, model.friction_stiffness, model.friction_coefficient),
+            strict=True,
+        ),
+        *zip(*(getattr(planes, f) for f in ("link", "position", *MATERIAL)), strict=True),
+    ):
+        spring, damper, friction, coefficient = map(float, figures)
+        damper = damper * weight / spring if spring else 0.0
+        found.append((int(link), position, spring, damper, friction * (coefficient > 0)))
     for k in map(int, np.unique(geoms.pairs)):
         if geoms.link[k] >= 0:
-            figures = (geoms.stiffness[k], geoms.damping[k], geoms.friction_stiffness[k])
-            found.append((int(geoms.link[k]), geoms.position[k], *map(float, figures)))
+            own = (geoms.stiffness[k], geoms.damping[k], geoms.friction_stiffness[k])
+            found.append((int(geoms.link[k]), geoms.position[k], *map(float, own)))
     return found

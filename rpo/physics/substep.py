@@ -176,8 +176,7 @@ def _generalised_forces(constants: Constants, state: State) -> dynamics.Forces:
     for g, group in enumerate(groups):
         ground = ground_wrench(group, poses[g], moving[g], origins[g][2])
         for external in (ground, between[g], *others[g]):
-            angular = vsub(wrenches[g].angular, external.angular)
-            wrenches[g] = Wrench(angular, vsub(wrenches[g].linear, external.linear))
+            wrenches[g] = Wrench(*map(vsub, wrenches[g], external))
     needed = dynamics.project_wrenches(groups, subspaces, wrenches)
     tau: dynamics.Forces = {}
     tendons: list[Scalar] = [0.0] * len(groups)

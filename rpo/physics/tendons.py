@@ -20,6 +20,7 @@ import dataclasses
 import numpy as np
 
 from rpo.physics.geoms import Floats
+from rpo.physics.tables import check_ranges, check_table, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,33 +54,17 @@ class Strands:
     def __post_init__(self) -> None:
         if self.names and (self.frictionloss * (self.frictionloss_speed <= 0)).any():
             raise ValueError("tendons: frictionloss_speed must be positive")
-        for field in STRAND_FIELDS:
-            value = getattr(self, field)
-            if value.shape != (len(self.names),):
-                raise ValueError(f"tendons: {field} has shape {value.shape}, expected one per name")
-            bound = field in ("limit_lower", "limit_upper")
-            if np.isnan(value).any() or (not bound and np.isinf(value).any()):
-                raise ValueError(f"tendons: {field} holds a non-finite number")
-            ranged = field.endswith(("_lower", "_upper"))
-            if not ranged and (value < 0).any():
-                raise ValueError(f"tendons: {field} holds a negative number")
-        for what in ("rest", "limit"):
-            if (getattr(self, f"{what}_lower") > getattr(self, f"{what}_upper")).any():
-                raise ValueError(f"tendons: {what}_lower is above {what}_upper")
+        check_table(
+            "tendons",
+            self,
+            dict.fromkeys(STRAND_FIELDS, (len(self.names),)),
+            not_negative=[f for f in STRAND_FIELDS if not f.endswith(("_lower", "_upper"))],
+            bounds=("limit_lower", "limit_upper"),
+        )
+        check_ranges("tendons", self, "rest", "limit")
 
 
-STRAND_FIELDS = (
-    "stiffness",
-    "rest_lower",
-    "rest_upper",
-    "damping",
-    "frictionloss",
-    "frictionloss_speed",
-    "limit_lower",
-    "limit_upper",
-    "limit_stiffness",
-    "limit_damping",
-)
+STRAND_FIELDS = tuple(field.name for field in dataclasses.fields(Strands) if field.name != "names")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,7 +108,7 @@ class Cords(Strands):
         return [link for points in self.path for link, _ in points]
 
 
-_NONE = {field: np.zeros(0) for field in STRAND_FIELDS}
+_NONE = empty(dict.fromkeys(STRAND_FIELDS, (0,)))
 NO_TENDONS = Tendons(names=(), coefficient=np.zeros((0, 0)), **_NONE)
 """Joints that know nothing of one another."""
 NO_CORDS = Cords(names=(), path=(), **_NONE)

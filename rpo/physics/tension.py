@@ -162,11 +162,10 @@ def _of_row(
         return WORLD, AT_REST, ZERO
 
     def one(values: Vector) -> Vector:
-        return (_row(values[0], k), _row(values[1], k), _row(values[2], k))
+        return vector(_row(value, k) for value in values)
 
-    x, y, z = poses[g].rotation
-    motion = Motion(one(moving[g].angular), one(moving[g].linear))
-    return Pose(one(poses[g].position), (one(x), one(y), one(z))), motion, one(origins[g])
+    x, y, z = map(one, poses[g].rotation)
+    return Pose(one(poses[g].position), (x, y, z)), Motion(*map(one, moving[g])), one(origins[g])
 
 
 def _row(value: Scalar, k: int) -> Scalar:
@@ -183,10 +182,8 @@ def _gather(rows: dict[Row, Scalar], g: int, size: int) -> Scalar:
     own = [rows.get((g, k), 0.0) for k in range(size)]
     if size == 1:
         return own[0]
-    batch = max((x.shape[1] for x in own if isinstance(x, jax.Array) and x.ndim == 2), default=0)
-    if not batch:
+    traced = [x for x in own if isinstance(x, jax.Array) and x.ndim == 2]
+    if not traced:
         return 0.0
-    example = next(x for x in own if isinstance(x, jax.Array) and x.ndim == 2)
-    return jnp.concatenate(
-        [jnp.broadcast_to(jnp.asarray(x, example.dtype), (1, batch)) for x in own]
-    )
+    shape, dtype = (1, max(x.shape[1] for x in traced)), traced[0].dtype
+    return jnp.concatenate([jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in own])

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from rpo.physics.attachments import quaternion_matrix, slots, vectors
 from rpo.physics.geoms import Floats
-from rpo.physics.model import JointType, Model
-from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant
+from rpo.physics.model import CONTACT_FIELDS, JointType, Model
+from rpo.physics.spatial import Rotation, Scalar, Symmetric, Vector, constant, vector
 
 Signature = tuple[Any, ...]
 """Kind of joint, whether there is mass, number of contact points and of shapes that touch other
@@ -125,18 +126,6 @@ def ancestors(groups: tuple[Group, ...], g: int) -> list[int]:
     return chain
 
 
-def quaternion_matrix(q: Floats) -> Floats:
-    """Rotation matrix of a unit quaternion w, x, y, z."""
-    w, x, y, z = q / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
 def joint_axis_frames(model: Model) -> list[Floats]:
     """For each link the rotation from the axes used here to the model's link axes."""
     frames: list[Floats] = []
@@ -201,10 +190,6 @@ def _partition(model: Model) -> list[tuple[int, ...]]:
     return result
 
 
-def _vector(values: Floats) -> Vector:
-    return (constant(values[:, 0]), constant(values[:, 1]), constant(values[:, 2]))
-
-
 def _group(
     model: Model,
     frames: list[Floats],
@@ -215,13 +200,13 @@ def _group(
 ) -> Group:
     kind = model.joint_type[links[0]]
     outer = [np.eye(3) if model.parent[k] < 0 else frames[model.parent[k]] for k in links]
+    own, chosen = [frames[k] for k in links], list(links)
     fixed = np.stack(
         [
             o.T @ quaternion_matrix(model.joint_quaternion[k]) @ frames[k]
             for o, k in zip(outer, links, strict=True)
         ]
     )
-    offsets = np.stack([o.T @ model.joint_position[k] for o, k in zip(outer, links, strict=True)])
     inertia = np.stack([frames[k].T @ model.inertia[k] @ frames[k] for k in links])
     pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
     q = tuple(tuple(model.coordinate_start[k] + i for k in links) for i in range(kind.coordinates))
@@ -234,20 +219,14 @@ def _group(
         kind=kind,
         base=kind is JointType.SLIDE and (parent < 0 or above[parent].base),
         summed=len(links) > 1 and (parent < 0 or above[parent].size == 1),
-        offset=_vector(offsets),
-        turn=(_vector(fixed[:, :, 0]), _vector(fixed[:, :, 1]), _vector(fixed[:, :, 2])),
-        mass=constant(model.mass[list(links)]),
-        center_of_mass=_vector(np.stack([frames[k].T @ model.center_of_mass[k] for k in links])),
+        offset=vectors(outer, model.joint_position[chosen]),
+        turn=vector(vector(map(constant, column)) for column in fixed.T),
+        mass=constant(model.mass[chosen]),
+        center_of_mass=vectors(own, model.center_of_mass[chosen]),
         inertia=tuple(constant(inertia[:, i, j]) for i, j in pairs),
         armature=tuple(constant(model.armature[list(component)]) for component in v),
         damping=constant(model.damping[rows] + model.limit_damping[rows]),
-        stiffness=constant(model.stiffness[rows]),
-        spring_target=constant(model.spring_target[rows]),
-        limit_lower=constant(model.limit_lower[rows]),
-        limit_upper=constant(model.limit_upper[rows]),
-        limit_stiffness=constant(model.limit_stiffness[rows]),
-        limit_damping_beyond=constant(model.limit_damping_beyond[rows]),
-        frictionloss=constant(loss),
+        **{field: constant(getattr(model, field)[rows]) for field in _AS_THEY_ARE},
         frictionloss_rate=constant(np.where(loss > 0, 1 / np.where(loss > 0, speed, 1.0), 0.0)),
         coordinates=q,
         velocities=v,
@@ -255,6 +234,13 @@ def _group(
         inertia_rows=_inertia_rows(model, links),
         apart=apart,
     )
+
+
+_AS_THEY_ARE = (
+    *("stiffness", "spring_target", "limit_lower", "limit_upper", "limit_stiffness"),
+    *("limit_damping_beyond", "frictionloss"),
+)
+"""Figures of the model's degrees of freedom that a group has, too."""
 
 
 def _inertia_rows(model: Model, links: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -270,21 +256,19 @@ def _contacts(
     model: Model, frames: list[Floats], links: tuple[int, ...], apart: bool
 ) -> tuple[ContactPoints, ...]:
     """Points of a lone link side by side in one array; of several links one array per slot."""
-    slots = np.stack([np.flatnonzero(model.contact_link == link) for link in links])
-    if slots.shape[1] == 0:
-        return ()
-    sets = [slots[0]] if len(links) == 1 and not apart else list(slots.T)
+    points = [np.flatnonzero(model.contact_link == link) for link in links]
+    sets = [points[0][k : k + 1] for k in range(len(points[0]))] if apart else slots(points)
     return tuple(
         ContactPoints(
             numbers=tuple(map(int, s)),
-            position=_vector(
-                np.stack([frames[model.contact_link[k]].T @ model.contact_position[k] for k in s])
+            position=vectors(
+                [frames[link] for link in model.contact_link[s]], model.contact_position[s]
             ),
-            radius=constant(model.contact_radius[s]),
-            stiffness=constant(model.contact_stiffness[s]),
-            damping=constant(model.contact_damping[s]),
-            friction_stiffness=constant(model.friction_stiffness[s]),
-            friction_coefficient=constant(model.friction_coefficient[s]),
+            **{
+                field.removeprefix("contact_"): constant(getattr(model, field)[s])
+                for field in CONTACT_FIELDS
+                if field != "contact_link"
+            },
         )
         for s in sets
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo.errors import unknown
-from rpo.reproduce.targets import BUDGETS, TARGETS, Budget, Target, Variant
+from rpo.reproduce.targets import BUDGETS, TARGETS, Budget, Target, Variant, tuples
 from rpo.show import draw_curve
 from rpo.training import Run, RunError, SettingsError, train
 from rpo.training.provenance import running
@@ -139,11 +139,11 @@ class Cell:
         """Deletes what a run that was killed in its very first moment has left."""
         if not self.path.exists():
             return
-        if not self.path.is_dir() or {entry.name for entry in self.path.iterdir()} - {
-            "config.json.tmp"
-        }:
+        remains = list(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        if {entry.name for entry in remains} - {"config.tmp.json", "config.json.tmp"}:
             raise RunError(f"{self.path} is in the way: it is not a run directory")
-        (self.path / "config.json.tmp").unlink(missing_ok=True)
+        for entry in remains:
+            entry.unlink()
 
 
 def differences(found: Resolved, asked: Resolved) -> list[str]:
@@ -158,7 +158,7 @@ def differences(found: Resolved, asked: Resolved) -> list[str]:
 
 def _flat(resolved: Resolved) -> dict[str, Any]:
     """All settings by name. Those that a run is older than have their defaults."""
-    task_settings = {name: _tuples(value) for name, value in resolved.task_settings.items()}
+    task_settings = tuples(resolved.task_settings)
     task_class = task_settings_class(resolved.task)
     if task_class is not None:
         task_settings = dataclasses.asdict(task_class(**task_settings))
@@ -166,10 +166,6 @@ def _flat(resolved: Resolved) -> dict[str, Any]:
     for settings in (task_settings, vars(resolved.run_settings), vars(resolved.config)):
         flat |= settings
     return flat
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_finished(run: Run, asked: Resolved) -> bool:

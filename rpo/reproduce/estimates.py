@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rpo.reproduce.cells import Cell, State
+from rpo.reproduce.targets import tuples
 from rpo.training import Run, RunError
 from rpo.training.logging import duration
 from rpo.training.provenance import hardware
 
 COST = (
-    "num_envs",
-    "horizon",
-    "actor_hidden_sizes",
-    "critic_hidden_sizes",
-    *("critic_passes", "actor_epochs"),
-    *("epochs", "minibatches"),
-    *("gradient_steps", "batch_size"),
+    *("num_envs", "horizon", "actor_hidden_sizes", "critic_hidden_sizes"),
+    *("critic_passes", "actor_epochs", "epochs", "minibatches", "gradient_steps", "batch_size"),
 )
 """Settings that a speed depends on, where a method has them."""
 
@@ -159,11 +155,7 @@ def describe(cells: Sequence[tuple[Cell, State, Estimate]]) -> list[str]:
 
 
 def _key(task: str, algorithm: str, settings: Any) -> tuple[Any, ...]:
-    return task, algorithm, *(_tuple(settings.get(name)) for name in COST)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return task, algorithm, *(tuples(settings.get(name)) for name in COST)
 
 
 def _steps_done(path: Path) -> int:

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,9 @@ from rpo.training.signals import noted_signals
 
 STOP_SECONDS = 20.0
 """So long an interrupted cell on a cluster has time to finish its iteration and save."""
+
+RETRIES = 3
+"""How often a cell is tried again after its worker has died."""
 
 LOGS = "logs"
 """Directory of the cells' output, below the output directory."""
@@ -78,7 +82,7 @@ class LocalExecutor:
     def _train(self, cell: Cell) -> Result:
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{cell.name}.log"
-        with log.open("ab") as output, tempfile_beside(log) as errors:
+        with log.open("ab") as output, tempfile.TemporaryFile(dir=self._logs) as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rpo.cli", *cell.arguments()],
                 stdin=subprocess.DEVNULL,
@@ -95,15 +99,6 @@ class LocalExecutor:
         if process.returncode == 0:
             return Result(cell)
         return Result(cell, _reason(process.returncode, said.decode(errors="replace"), log))
-
-
-@contextlib.contextmanager
-def tempfile_beside(path: Path) -> Iterator[Any]:
-    """A temporary file that is gone at the end."""
-    import tempfile
-
-    with tempfile.TemporaryFile(dir=path.parent) as file:
-        yield file
 
 
 def _wait(process: subprocess.Popen[bytes]) -> bool:
@@ -149,19 +144,12 @@ class RayExecutor:
     from its checkpoint.
     """
 
-    def __init__(
-        self,
-        *,
-        cpus_per_cell: int = 1,
-        gpus_per_cell: float = 0,
-        retries: int = 3,
-    ) -> None:
+    def __init__(self, *, cpus_per_cell: int = 1, gpus_per_cell: float = 0) -> None:
         """Connects to the cluster.
 
         Args:
             cpus_per_cell: cores that Ray sets aside for a cell.
             gpus_per_cell: the same for accelerators.
-            retries: how often a cell is tried again after its worker has died.
 
         Raises:
             SettingsError: if Ray is not installed, a value is out of range, or there is no cluster.
@@ -183,7 +171,7 @@ class RayExecutor:
         self._train = ray.remote(
             num_cpus=cpus_per_cell,
             num_gpus=gpus_per_cell,
-            max_retries=retries,
+            max_retries=RETRIES,
             max_calls=1,  # a fresh process for each cell, which frees all memory
         )(train_here)
 
@@ -199,7 +187,7 @@ class RayExecutor:
                 try:
                     error = ray.get(done[0])
                 except ray.exceptions.RayError as failure:
-                    error = f"its worker failed: {' '.join(str(failure).split())[:300]}"
+                    error = f"its worker failed: {one_line(failure)[:300]}"
                 yield Result(cell, error)
         finally:
             self._stop(list(waiting))

@@ -21,8 +21,6 @@ FORMATS = ("png", "svg")
 SMOOTHING = 0.02
 """Share of the iterations that a smoothed point is the mean of."""
 
-Lines = dict[str, list[Curve]]
-
 
 def series(run: Run, panel: Panel) -> dict[int, Curve]:
     """What a panel draws of a run, by seed; seeds without a finite value are left out.

@@ -99,14 +99,14 @@ class Budget:
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """Lists, which settings cannot be, as tuples."""
     if isinstance(value, dict):
-        return {name: _tuples(one) for name, one in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {name: tuples(one) for name, one in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
-_PAPER: dict[str, dict[str, dict[str, Any]]] = _tuples(
+_PAPER: dict[str, dict[str, dict[str, Any]]] = tuples(
     tomllib.loads((resources.files("rpo.reproduce") / "paper.toml").read_text(encoding="utf-8"))
 )
 

@@ -58,10 +58,7 @@ def write_arrays(path: Path, kind: str, facts: Mapping[str, Any], arrays: Arrays
 
 
 def read_arrays(
-    path: Path,
-    kind: str,
-    noun: str,
-    check: Callable[[dict[str, Any]], None] = lambda facts: None,
+    path: Path, kind: str, noun: str, check: Callable[[dict[str, Any]], None] = lambda facts: None
 ) -> tuple[dict[str, Any], Arrays, str]:
     """Reads a file.
 

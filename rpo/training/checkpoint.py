@@ -19,13 +19,7 @@ import jax
 import numpy as np
 
 from rpo.errors import CheckpointError, SettingsError
-from rpo.training.array_file import (
-    Description,
-    describe,
-    named_arrays,
-    read_arrays,
-    write_arrays,
-)
+from rpo.training.array_file import Description, describe, named_arrays, read_arrays, write_arrays
 from rpo.training.memory import require_memory
 
 T = TypeVar("T")

@@ -12,12 +12,14 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; what was written there takes its place at the end.
 
-    If the body fails, what it has written is removed and an older file of this name is untouched.
+    If the body fails, what it has written is removed and an older file of this name is untouched;
+    a reader sees the old contents or the new, never a part.
 
     Raises:
         OSError: if the file cannot be flushed to the disk or renamed.
     """
     temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # encoders go by the suffix
+    temporary.unlink(missing_ok=True)  # a link would lead elsewhere
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import time
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -59,8 +59,8 @@ class Best:
         return dataclasses.replace(status, best_return=self._best)
 
 
-class Reporter(Protocol):
-    """Where the training program reports to."""
+class Reporter:
+    """Where the training program reports to; by itself it says nothing."""
 
     def phase(self, what: str) -> None:
         """Says what the program is doing from now on."""
@@ -75,23 +75,7 @@ class Reporter(Protocol):
         """Ends the display."""
 
 
-class SilentReporter:
-    """Says nothing."""
-
-    def phase(self, what: str) -> None:
-        """Nothing."""
-
-    def message(self, text: str) -> None:
-        """Nothing."""
-
-    def status(self, status: Status) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class PlainReporter:
+class PlainReporter(Reporter):
     """One line now and then, for pipes and log files."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
@@ -122,11 +106,8 @@ class PlainReporter:
             self._next = now + self._interval
             self.message(status.text())
 
-    def close(self) -> None:
-        """Nothing to end."""
 
-
-class TerminalReporter:
+class TerminalReporter(Reporter):
     """A live progress bar."""
 
     def __init__(self, console: Console) -> None:
@@ -176,7 +157,7 @@ class _Figures(ProgressColumn):
 def make_reporter(verbose: bool) -> Reporter:
     """The reporter that fits standard output."""
     if not verbose:
-        return SilentReporter()
+        return Reporter()
     console = Console()
     return TerminalReporter(console) if console.is_terminal else PlainReporter()
 

@@ -31,8 +31,6 @@ from rpo.training.session import Lanes, Session
 from rpo.training.settings import Resolved, resolve
 from rpo.training.signals import noted_signals
 
-Opened = tuple[Run, Resolved, Program]
-
 
 def train(
     task: str | Env | None = None,
@@ -91,7 +89,9 @@ def train(
     given = settings | {name: value for name, value in asked.items() if value is not None}
     with processes.partners_needed(lost), contextlib.ExitStack() as held:
         if resume is not None:
-            run, resolved, program = _open_again(resume, task, total_steps, settings)
+            run = _shared(lambda: Run.load(resume))
+            resolved = resume_settings(run, task, total_steps, settings)
+            program = Program(resolved)
         else:
             origin = Run.load(from_run) if from_run is not None else None
             run, resolved, program = _open_new(task, algorithm, preset, given, run_dir, origin)
@@ -146,18 +146,6 @@ def iterate(session: Session, lanes: Lanes, interrupted: Callable[[], bool]) -> 
     return lanes
 
 
-def _open_again(
-    path: str | os.PathLike[str],
-    task: str | Env | None,
-    total_steps: int | None,
-    settings: dict[str, Any],
-) -> Opened:
-    """A run that was interrupted."""
-    run = _shared(lambda: Run.load(path))
-    resolved = resume_settings(run, task, total_steps, settings)
-    return run, resolved, Program(resolved)
-
-
 def _open_new(
     task: str | Env | None,
     algorithm: str,
@@ -165,7 +153,7 @@ def _open_new(
     settings: dict[str, Any],
     run_dir: str | os.PathLike[str] | None,
     origin: Run | None,
-) -> Opened:
+) -> tuple[Run, Resolved, Program]:
     """A new run, from scratch or from another. What cannot be is refused before it is made."""
     if origin is not None:
         task, algorithm, preset, settings = settings_from(origin, task, algorithm, settings)

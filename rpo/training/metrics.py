@@ -7,12 +7,10 @@ import dataclasses
 import hashlib
 import io
 import math
-import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 from rpo.errors import RunError
+from rpo.training.files import replacing
 from rpo.training.run_files import set_aside
 
 KEY_COLUMNS = ("iteration", "seed", "env_steps")
@@ -192,10 +191,8 @@ def _truncate(path: Path, iteration: int, mark: Mark | None) -> list[str]:
             "read and stay, and the training itself goes on from its checkpoint",
             stacklevel=4,
         )
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)  # a link would lead elsewhere
-    temporary.write_text("".join(kept), encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8", newline="")
     return kept
 
 
@@ -225,6 +222,16 @@ def _fields(line: str) -> list[str]:
         return []
 
 
+def tagged(seeds: Sequence[int], metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Every finite value, by name, and by seed where there are several."""
+    return {
+        f"{name}/seed_{seed}" if len(seeds) > 1 else name: float(values[k])
+        for k, seed in enumerate(seeds)
+        for name, values in metrics.items()
+        if math.isfinite(values[k])
+    }
+
+
 class EventFile:
     """TensorBoard events, written at once: a full disk is noticed here, not in a thread."""
 
@@ -250,18 +257,14 @@ class EventFile:
     def write(
         self, env_steps: int, seeds: Sequence[int], metrics: Mapping[str, np.ndarray]
     ) -> None:
-        """Appends every finite value, tagged by name, and by seed where there are several.
+        """Appends every value that `tagged` gives.
 
         Raises:
             OSError: if the disk is full.
         """
-        for k, seed in enumerate(seeds):
-            suffix = f"/seed_{seed}" if len(seeds) > 1 else ""
-            for name, values in metrics.items():
-                value = float(values[k])
-                if math.isfinite(value):
-                    summary = scalar(name + suffix, value)
-                    self._write(Event(wall_time=time.time(), step=env_steps, summary=summary))
+        for tag, value in tagged(seeds, metrics).items():
+            summary = scalar(tag, value)
+            self._write(Event(wall_time=time.time(), step=env_steps, summary=summary))
         self._records.flush()
 
     def close(self) -> None:
@@ -278,14 +281,7 @@ class Records:
     def __init__(
         self, table: Path, events: Path, iteration: int, env_steps: int, mark: Mark | None = None
     ) -> None:
-        """Opens both.
-
-        Args:
-            table: see `MetricsTable`.
-            events: directory, see `EventFile`.
-            iteration: the run goes on after it.
-            env_steps: steps taken so far.
-            mark: see `MetricsTable`.
+        """Opens both; the arguments are those of `MetricsTable` and `EventFile`.
 
         Raises:
             OSError: if one cannot be written.
@@ -313,12 +309,7 @@ class Records:
     def __enter__(self) -> Records:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes both; on a full disk that fails again, and the first error is to be reported."""
         for file in (self._table, self._events):
             try:

@@ -36,12 +36,16 @@ class Restored:
 
     Args:
         state: of all its trainings.
+        program: that made it, on one device.
+        race: which trainings are left.
         leaders: the training of each seed that does best, by its number.
         facts: stored beside it.
         path: of the checkpoint.
     """
 
     state: Progressing
+    program: Program
+    race: Race
     leaders: list[int]
     facts: dict[str, Any]
     path: Path
@@ -69,15 +73,28 @@ def restore(run: Run, resolved: Resolved) -> Restored:
     """
     one_device = dataclasses.replace(resolved.run_settings, devices=None)  # whatever it had
     program = Program(dataclasses.replace(resolved, run_settings=one_device))
-    found = restore_last(run.checkpoints, program.shapes)
+    found = read_own(run, program)
     if found is None:
         raise CheckpointError(f"{run.path} holds no checkpoint yet")
+    path, state, facts, race = found
+    returns = jax.vmap(lambda episodes: episodes.metrics()["episode_return"])(state.train.episodes)
+    return Restored(state, program, race, race.leaders(np.asarray(returns)), facts, path)
+
+
+def read_own(run: Run, program: Program) -> tuple[Path, Progressing, dict[str, Any], Race] | None:
+    """The newest checkpoint of a run, its contents and the trainings that are left; None if there
+    is none yet.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is of another run.
+    """
+    found = restore_last(run.checkpoints, program.shapes)
+    if found is None:
+        return None
     path, state, facts = found
     if facts.get("run") != run.config.get("id"):
         raise CheckpointError(f"checkpoint {path} is of another run")
-    race = Race.resume(program.selection, facts, path)
-    returns = jax.vmap(lambda episodes: episodes.metrics()["episode_return"])(state.train.episodes)
-    return Restored(state, race.leaders(np.asarray(returns)), facts, path)
+    return path, state, facts, Race.resume(program.selection, facts, path)
 
 
 def settings_from(

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array
 
 from rpo import envs
-from rpo.algorithms.base import FinishedEpisodes
 from rpo.envs.base import Env, EnvSpec
 from rpo.errors import CheckpointError, RunError, SettingsError, one_line
 from rpo.nets import Actor
@@ -121,7 +120,8 @@ def _contents(
     run: Run, resolved: Resolved, state: Standing, race: Race, iteration: int, env_steps: int
 ) -> PolicyFile:
     """The policies of the trainings that lead, one per seed."""
-    returns = _returns(state.episodes)
+    # of each training's latest episodes, NaN before the first has finished
+    returns = np.asarray(jax.vmap(lambda e: e.metrics()["episode_return"])(state.episodes))
     leaders = np.array(race.leaders(returns))
     spec = resolved.env.spec
     last, best = (
@@ -147,11 +147,6 @@ def _contents(
         run=run.config.get("id"),
     )
     return PolicyFile(facts, last, best)
-
-
-def _returns(episodes: FinishedEpisodes) -> np.ndarray:
-    """Mean return of each training's latest episodes, NaN before the first has finished."""
-    return np.asarray(jax.vmap(lambda one: one.metrics()["episode_return"])(episodes))
 
 
 def open_policies(source: Source, env: Env | str | None = None) -> PolicyFile:
@@ -219,12 +214,9 @@ def _from_checkpoint(run: Run, env: Env | str | None) -> PolicyFile:
     """The policies of a run from before there were policy files."""
     resolved = run.resolved(env)
     restored = restore(run, resolved)
-    one_device = dataclasses.replace(resolved.run_settings, devices=None)  # whatever it had
-    program = Program(dataclasses.replace(resolved, run_settings=one_device))
-    race = Race.resume(program.selection, restored.facts, restored.path)
-    iteration = restored.facts["iteration"]
+    program, iteration = restored.program, restored.facts["iteration"]
     steps = program.selection.spent(iteration) * program.algorithm.steps_per_iteration
-    return _contents(run, resolved, standing(restored.state), race, iteration, steps)
+    return _contents(run, resolved, standing(restored.state), restored.race, iteration, steps)
 
 
 def env_of(source: Source, file: PolicyFile, env: Env | str | None = None) -> Env:
@@ -277,10 +269,7 @@ def _require_sizes(spec: EnvSpec, network: Network) -> None:
 
 
 def load_policies(
-    source: Source,
-    *,
-    checkpoint: WhichCheckpoint = "last",
-    env: Env | str | None = None,
+    source: Source, *, checkpoint: WhichCheckpoint = "last", env: Env | str | None = None
 ) -> list[Policy]:
     """The policies of all seeds of a run.
 

@@ -21,7 +21,14 @@ from rpo.nets import (
     TanhGaussianPolicy,
     new_normalizer,
 )
-from rpo.training.array_file import Arrays, named_arrays, read_arrays, reason, write_arrays
+from rpo.training.array_file import (
+    Arrays,
+    describe,
+    named_arrays,
+    read_arrays,
+    reason,
+    write_arrays,
+)
 
 _KIND = "policies"
 
@@ -191,15 +198,11 @@ def read_policy_file(path: Path) -> PolicyFile:
 
 
 def _rebuild(facts: PolicyFacts, arrays: Arrays, which: str) -> Actor:
-    shapes = facts.network.shapes()
-    leaves, structure = jax.tree.flatten(shapes)
-    paths, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    found = []
-    for (path, _), leaf in zip(paths, leaves, strict=True):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        array, expected = arrays[f"{which}/{name}"], (len(facts.seeds), *leaf.shape)
+    shapes, found = facts.network.shapes(), []
+    for name, (_, shape) in describe(shapes).items():
+        array, expected = arrays[f"{which}/{name}"], (len(facts.seeds), *shape)
         if array.shape != expected:
             raise ValueError(f"{name} has shape {array.shape}, must be {expected}")
         found.append(array)
-    actor: Actor = jax.tree.unflatten(structure, found)
+    actor: Actor = jax.tree.unflatten(jax.tree.structure(shapes), found)
     return actor

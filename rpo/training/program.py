@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -23,6 +23,7 @@ from rpo.training.memory import require_fitting, require_room_to_run
 from rpo.training.selection import Selection
 from rpo.training.settings import Resolved
 
+T = TypeVar("T")
 TRAININGS = "trainings"
 ENVIRONMENTS = "environments"
 
@@ -156,21 +157,18 @@ class Program:
 
     def to_host(self, lanes: list[Progressing]) -> Progressing:
         """All trainings, whole, in one pytree of numpy arrays that lead with the training."""
-        host = processes.gather(lanes)
-        stacked: Progressing = jax.tree.map(
-            lambda *leaves: np.concatenate(leaves)[: self.count], *host
-        )
-        return stacked
+        return self._whole(lanes)
 
     def standing(self, lanes: list[Progressing]) -> Standing:
         """What the trainings have come to, whole; cheap beside `to_host`, which copies everything.
 
         With several processes all of them call it together.
         """
-        parts = processes.gather([standing(lane) for lane in lanes])
-        stacked: Standing = jax.tree.map(
-            lambda *leaves: np.concatenate(leaves)[: self.count], *parts
-        )
+        return self._whole([standing(lane) for lane in lanes])
+
+    def _whole(self, lanes: list[T]) -> T:
+        parts = processes.gather(lanes)
+        stacked: T = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self.count], *parts)
         return stacked
 
     def keep(self, lanes: list[Progressing], kept: list[int]) -> list[Progressing]:

@@ -34,9 +34,9 @@ from rpo.training.metrics import Table, read_metrics
 from rpo.training.provenance import provenance
 from rpo.training.run_files import (
     check_config,
-    check_evaluation,
-    check_selection,
+    is_number,
     read_json,
+    read_rows,
     require_plain,
     set_aside,
     write_json,
@@ -63,12 +63,22 @@ class Run:
         path: of the directory.
         config: contents of its `config.json`.
         env: the environment, where this process has it anyhow.
+
+    Attributes:
+        checkpoints: directory of them.
+        policy_path: the policy file.
+        moments: directory of the policies at moments of the training.
+        metrics_path: the table of metrics.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], env: Env | None = None) -> None:
         self.path = path
         self.config = config
         self.env = env
+        self.checkpoints = path / "checkpoints"
+        self.policy_path = path / "policy.npz"
+        self.moments = path / "policies"
+        self.metrics_path = path / "metrics.csv"
         foreign.prepare(config.get("task"))
 
     @classmethod
@@ -200,26 +210,6 @@ class Run:
         settings = self.config["run_settings"]
         return list(range(settings["seed"], settings["seed"] + settings["seeds"]))
 
-    @property
-    def checkpoints(self) -> Path:
-        """Directory of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def policy_path(self) -> Path:
-        """The policy file."""
-        return self.path / "policy.npz"
-
-    @property
-    def moments(self) -> Path:
-        """Directory of the policies at moments of the training."""
-        return self.path / "policies"
-
-    @property
-    def metrics_path(self) -> Path:
-        """The table of metrics."""
-        return self.path / "metrics.csv"
-
     def metrics(self) -> Table:
         """Columns of `metrics.csv` by name, one entry per iteration and seed.
 
@@ -238,7 +228,10 @@ class Run:
         path = self.path / "evaluation.json"
         if not path.exists():
             return None
-        return check_evaluation(path, read_json(path))
+        found: dict[str, Any] = read_rows(
+            path, dict, "table of evaluations", lambda x: is_number(x.get("mean_return", 0.0))
+        )
+        return found
 
     def add_selection(
         self,
@@ -277,7 +270,10 @@ class Run:
         if not path.exists():
             return []
         try:
-            return check_selection(path, read_json(path))
+            found: list[dict[str, Any]] = read_rows(
+                path, list, "list of selections", lambda x: isinstance(x.get("iteration"), int)
+            )
+            return found
         except RunError as error:
             warnings.warn(f"{error}; kept as {set_aside(path).name}", stacklevel=2)
             return []

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rpo.errors import RunError
+from rpo.errors import RunError, one_line
+from rpo.training.files import replacing
 
 MAX_JSON_BYTES = 50_000_000
 MAX_TEXT = 4096
@@ -65,7 +67,7 @@ def read_json(path: Path) -> Any:
     except RecursionError:
         raise RunError(f"{path} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise RunError(f"{path} cannot be read: {one_line(error)[:300]}") from error
 
 
 def check_config(path: Path, config: Any, version: int) -> dict[str, Any]:
@@ -92,35 +94,17 @@ def check_config(path: Path, config: Any, version: int) -> dict[str, Any]:
     return config
 
 
-def check_evaluation(path: Path, contents: Any) -> dict[str, Any]:
-    """The contents of an `evaluation.json`.
+def read_rows(path: Path, kind: type, what: str, sound: Callable[[dict[str, Any]], bool]) -> Any:
+    """Contents of a JSON file that is a list or a table of tables, all of which are sound.
 
     Raises:
-        RunError: in one line.
+        RunError: in one line, if it is not; it says that the file is not `what`.
     """
-    sound = isinstance(contents, dict) and all(
-        isinstance(one, dict) and _is_number(one.get("mean_return", 0.0))
-        for one in contents.values()
-    )
-    if not sound:
-        raise RunError(f"{path} is damaged: it is not a table of evaluations")
-    evaluation: dict[str, Any] = contents
-    return evaluation
-
-
-def check_selection(path: Path, contents: Any) -> list[dict[str, Any]]:
-    """The contents of a `candidates.json`.
-
-    Raises:
-        RunError: in one line.
-    """
-    sound = isinstance(contents, list) and all(
-        isinstance(one, dict) and isinstance(one.get("iteration"), int) for one in contents
-    )
-    if not sound:
-        raise RunError(f"{path} is damaged: it is not a list of selections")
-    rounds: list[dict[str, Any]] = contents
-    return rounds
+    contents = read_json(path)
+    rows = contents.values() if isinstance(contents, dict) else contents
+    if not isinstance(contents, kind) or not all(isinstance(x, dict) and sound(x) for x in rows):
+        raise RunError(f"{path} is damaged: it is not a {what}")
+    return contents
 
 
 def set_aside(path: Path) -> Path:
@@ -142,22 +126,18 @@ def set_aside(path: Path) -> Path:
 
 
 def write_json(path: Path, contents: Any) -> None:
-    """Replaces a file at once: a reader sees the old contents or the new, never a part.
+    """Replaces a file at once or not at all.
 
     Raises:
         OSError: if it cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # a link would lead elsewhere
-    with temporary.open("x", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
         json.dump(contents, file, indent=2, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

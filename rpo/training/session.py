@@ -10,18 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rpo.errors import CheckpointError, TrainingError, one_line
+from rpo.errors import TrainingError, one_line
 from rpo.training import processes
-from rpo.training.checkpoint import (
-    iteration_of,
-    last_checkpoint,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from rpo.training.checkpoint import last_checkpoint, save_checkpoint
 from rpo.training.evaluation import evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Speed, Status
 from rpo.training.metrics import Mark, Records
-from rpo.training.origin import begin
+from rpo.training.origin import begin, read_own
 from rpo.training.policies import PolicyKeeper, load_policies
 from rpo.training.program import Program, Progressing
 from rpo.training.progress import Callback, Progress
@@ -93,10 +88,9 @@ class Session:
             if path is None:
                 return None
             self.reporter.phase(f"reading checkpoint {path.stem}")
-            state, facts = restore_checkpoint(path, self.program.shapes(iteration_of(path)))
-            if facts.get("run") != self.run.config.get("id"):
-                raise CheckpointError(f"checkpoint {path} is of another run")
-            race = Race.resume(self.program.selection, facts, path)
+            found = read_own(self.run, self.program)
+            assert found is not None
+            _, state, facts, race = found
             stacked.append(state)
             names = ("iteration", "seconds", "metrics")
             return {name: facts.get(name) for name in names} | race.facts()

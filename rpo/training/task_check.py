@@ -130,12 +130,12 @@ def broken_states(
     )
 
 
-def culprit(env: Env, episodes: int = 4, steps: int = 3) -> str:
+def culprit(env: Env) -> str:
     """Which of an environment's functions gives numbers that are not finite, in words.
 
     Takes a few steps from random starts; says so if all numbers are finite there.
     """
-    key = jax.random.key(0)
+    key, episodes, steps = jax.random.key(0), 4, 3
     state = env.reset(key, episodes)
     if not isinstance(env, EpisodicEnv):
         return _first_bad(env, {"reset": state.observation}) or _FINITE

@@ -172,9 +172,7 @@ def trusted_task(path: Path, config: Mapping[str, Any], task: str | None, trust:
     Raises:
         RunError: if the user has said neither, or the file is not the one it was trained with.
     """
-    recorded = config.get("task_file")
-    recorded = recorded if isinstance(recorded, dict) else {}
-    digest, place = recorded.get("sha256"), recorded.get("path")
+    digest, place = _recorded(config)
     named: str = config["task"]
     if isinstance(place, str):
         named = f"{place}:{named.rpartition(':')[2]}"
@@ -218,10 +216,8 @@ def recorded_description(path: Path, config: Mapping[str, Any]) -> str:
     Raises:
         RunError: if the file is another one by now.
     """
-    recorded = config.get("task_file")
-    recorded = recorded if isinstance(recorded, dict) else {}
-    digest, places = recorded.get("sha256"), (recorded.get("path"), config["task"])
-    found = [one for one in places if isinstance(one, str) and Path(one).is_file()]
+    digest, place = _recorded(config)
+    found = [one for one in (place, config["task"]) if isinstance(one, str) and Path(one).is_file()]
     if not found or digest is None:
         return found[-1] if found else str(config["task"])
     same = [one for one in found if description_facts(one)["sha256"] == digest]
@@ -231,6 +227,16 @@ def recorded_description(path: Path, config: Mapping[str, Any]) -> str:
             "put that one back, or give the environment yourself (Python: env=...)"
         )
     return same[0]
+
+
+def _recorded(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Digest and path of a run's file."""
+    recorded = config.get("task_file")
+    return (
+        (recorded.get("sha256"), recorded.get("path"))
+        if isinstance(recorded, dict)
+        else (None,) * 2
+    )
 
 
 _REMEDY = "The task's own code is at fault; docs/custom-environment.md says what it must define."

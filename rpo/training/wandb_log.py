@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from typing import Any
 
-from rpo.errors import RunError
+from rpo.errors import RunError, one_line
+from rpo.training.metrics import tagged
 from rpo.training.needs import need
 from rpo.training.progress import Progress
 
@@ -38,13 +38,7 @@ class WandbLog:
         if progress.ended:
             self._log.finish()
             return
-        seeds = progress.run.seeds
-        values = {"seconds": progress.seconds}
-        for name, per_seed in progress.metrics.items():
-            for seed, value in zip(seeds, per_seed, strict=True):
-                tag = f"{name}/seed_{seed}" if len(seeds) > 1 else name
-                if math.isfinite(value):
-                    values[tag] = float(value)
+        values = {"seconds": progress.seconds} | tagged(progress.run.seeds, progress.metrics)
         self._log.log(values, step=progress.env_steps)
 
     def _start(self, progress: Progress) -> Any:
@@ -64,8 +58,7 @@ class WandbLog:
                 settings=wandb.Settings(silent=True, console="off"),
             )
         except Exception as error:  # its own, of many kinds
-            reason = " ".join(str(error).split())[:200]
             raise RunError(
-                f"Weights & Biases: {reason}; `wandb login`, or WANDB_MODE=offline keeps the "
-                "metrics here"
+                f"Weights & Biases: {one_line(error)[:200]}; `wandb login`, or WANDB_MODE=offline "
+                "keeps the metrics here"
             ) from error

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from rpo.adapters.foreign import ForeignTask, Simulator, spec_of
+from rpo.adapters.foreign import ForeignTask, as_task
 
 
 class State(eqx.Module):
@@ -71,6 +71,7 @@ class FakeSettings:
     episode_length: int = 20
 
 
+SETTINGS = FakeSettings
 ENVIRONMENTS = {"Reach": Reach, "Looping": Looping}
 
 
@@ -78,11 +79,7 @@ def names() -> list[str]:
     return list(ENVIRONMENTS)
 
 
-def settings_class(name: str) -> type[FakeSettings]:
-    return FakeSettings
-
-
 def make(name: str, settings: FakeSettings, env: Any = None, repeat: int = 1) -> ForeignTask:
-    simulator = Simulator(f"fake:{name}", env or ENVIRONMENTS[name](), repeat)
-    spec = spec_of(f"fake:{name}", simulator, settings.episode_length, 0.1)
-    return ForeignTask(spec=spec, simulator=simulator)
+    made = env or ENVIRONMENTS[name]()
+    made.dt = 0.1 / repeat
+    return as_task(f"fake:{name}", made, settings.episode_length, repeat)

@@ -272,7 +272,7 @@ def test_what_the_other_package_complains_of_takes_one_line(
     def fails(name: str, settings: Any) -> Any:
         raise OSError("no robot here\nand more")
 
-    module = SimpleNamespace(names=fake_package.names, settings_class=lambda name: FakeSettings)
+    module = SimpleNamespace(names=fake_package.names, SETTINGS=FakeSettings)
     module.make = fails
     monkeypatch.setitem(sys.modules, "a_failing_package", module)
     monkeypatch.setitem(foreign._HOMES, "fake", "a_failing_package")

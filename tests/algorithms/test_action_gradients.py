@@ -14,9 +14,8 @@ import pytest
 
 from rpo.algorithms import RPO, SAPO, SHAC, RPOConfig, SAPOConfig, SHACConfig
 from rpo.algorithms.chunks import largest_divisor
-from rpo.algorithms.devices import environment_keys
-from rpo.algorithms.rollout import draw_noise
-from rpo.algorithms.surrogate import make_actor_batch
+from rpo.algorithms.devices import environment_keys, environment_noise
+from rpo.algorithms.surrogate import actor_gradient, make_actor_batch
 from rpo.nets import Gaussian, TanhGaussianPolicy
 from tests.algorithms.probe_environments import Diverging, Wanderer
 from tests.marks import nightly
@@ -57,7 +56,7 @@ def prepared(algorithm, env=ENV):
 def reference_returns(env, state, policy, key, perturbation, coefficient):
     """Each environment's return by a plain loop over time."""
     keys = environment_keys(key, jnp.arange(ENVS))
-    noise = draw_noise(keys, HORIZON, env.spec.action_size)
+    noise = environment_noise(keys, (2, HORIZON, env.spec.action_size))
     env_state = state.environments.state
     total, weight = jnp.zeros(ENVS), jnp.ones(ENVS)
 
@@ -118,11 +117,11 @@ def test_one_epoch_of_rpo_is_the_bptt_gradient_and_that_of_sapo_at_a_fixed_tempe
     sapo = SAPO(SAPOConfig(**SMALL, initial_temperature=ALPHA, temperature_learning_rate=0.0))
     state, _, batch, key = prepared(RPO_ONE_EPOCH)
     expected = bptt_gradient(ENV, state, key, ALPHA)
-    from_rpo = -parameters_of(RPO_ONE_EPOCH.actor_gradient(state.policy, batch)[0])
+    from_rpo = -parameters_of(actor_gradient(RPO_ONE_EPOCH.loss, state.policy, batch, None)[0])
     np.testing.assert_allclose(from_rpo, expected, rtol=1e-8, atol=1e-11)
 
     state, _, batch, _ = prepared(sapo)
-    from_sapo = -parameters_of(sapo.actor_gradient(state, batch))
+    from_sapo = -parameters_of(actor_gradient(sapo.loss(state), state.policy, batch, None)[0])
     np.testing.assert_allclose(from_sapo, expected, rtol=1e-8, atol=1e-11)
     assert np.linalg.norm(expected) > 1e-2
 
@@ -133,9 +132,9 @@ def test_without_entropy_the_surrogate_alone_is_the_bptt_gradient_and_that_of_sh
     state, _, batch, key = prepared(shac)
     expected = bptt_gradient(ENV, state, key, 0.0)
     rpo = RPO(RPOConfig(**SMALL, entropy_coefficient=0.0))
-    from_rpo = -parameters_of(rpo.actor_gradient(state.policy, batch)[0])
+    from_rpo = -parameters_of(actor_gradient(rpo.loss, state.policy, batch, None)[0])
     np.testing.assert_allclose(from_rpo, expected, rtol=1e-8, atol=1e-11)
-    from_shac = -parameters_of(shac.actor_gradient(state, batch))
+    from_shac = -parameters_of(actor_gradient(shac.loss, state.policy, batch, None)[0])
     np.testing.assert_allclose(from_shac, expected, rtol=1e-8, atol=1e-11)
 
 
@@ -155,7 +154,7 @@ def test_no_gradient_crosses_an_episode_end():
 
     def rewards_after(perturbation):
         keys = environment_keys(key, jnp.arange(ENVS))
-        noise = draw_noise(keys, HORIZON, 2)
+        noise = environment_noise(keys, (2, HORIZON, 2))
         env_state, late = state.environments.state, 0.0
         for t in range(HORIZON):
             distribution = state.policy(state.normalizer(env_state.observation))
@@ -179,7 +178,7 @@ def test_a_diverging_environment_loses_its_gradient_and_leaves_the_others_theirs
     kept = rollout.action_gradient[:, ~bad]
     assert bool(jnp.isfinite(kept).all())
     assert bool((jnp.abs(kept).sum(axis=(0, 2)) > 0).all())
-    gradient, _ = RPO_ONE_EPOCH.actor_gradient(state.policy, batch)
+    gradient, _ = actor_gradient(RPO_ONE_EPOCH.loss, state.policy, batch, None)
     assert np.isfinite(parameters_of(gradient)).all()
 
 
@@ -191,7 +190,9 @@ def test_regenerated_actions_are_the_recorded_ones():
     np.testing.assert_allclose(regenerated, rollout.segment.action, rtol=1e-9, atol=1e-10)
     # the recorded noise is recovered by the policy that acted
     same = state.policy(batch.observation).noise_of(batch.action)
-    noise = draw_noise(environment_keys(jax.random.PRNGKey(5), jnp.arange(ENVS)), HORIZON, 2)[0]
+    noise = environment_noise(
+        environment_keys(jax.random.PRNGKey(5), jnp.arange(ENVS)), (2, HORIZON, 2)
+    )[0]
     np.testing.assert_allclose(same, noise, rtol=1e-8, atol=1e-9)
 
 

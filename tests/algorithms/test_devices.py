@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rpo import algorithms
 from tests.algorithms.probe_environments import Poisoned, Wanderer
@@ -57,8 +58,17 @@ def test_two_devices_give_the_parameters_of_one(name):
         one, step = start, jax.jit(lambda state: whole.update(env, state))
         for _ in range(ITERATIONS):
             one, metrics = step(one)
-        two = algorithms.shard_state(split, start, mesh)
-        step = jax.jit(algorithms.sharded_update(split, env, start, mesh))
+        specs = split.partition(start)
+        two = jax.device_put(start, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
+        step = jax.jit(
+            jax.shard_map(
+                lambda state: split.update(env, state),
+                mesh=mesh,
+                in_specs=(specs,),
+                out_specs=(specs, PartitionSpec()),
+                check_vma=False,
+            )
+        )
         for _ in range(ITERATIONS):
             two, metrics_of_two = step(two)
 
@@ -99,10 +109,3 @@ def test_a_seed_alone_gives_what_it_gives_among_others():
         np.testing.assert_allclose(many[1], one, rtol=2e-3, atol=2e-5)
     first = jax.tree.leaves(together[0].policy)[0]
     assert not np.allclose(first[0], first[1])
-
-
-def test_a_mesh_that_does_not_fit_is_refused():
-    algorithm = algorithms.make("rpo", algorithms.RPOConfig(), axis="devices")
-    mesh = jax.make_mesh((1,), ("batch",))
-    with pytest.raises(ValueError, match="axis is 'devices', but the mesh has"):
-        algorithms.sharded_update(algorithm, Wanderer(), None, mesh)

@@ -11,9 +11,8 @@ import pytest
 
 from rpo.algorithms import GIPPO, GIPPOConfig
 from rpo.algorithms.alpha_policy import AdvantageBatch, fit_alpha_policy
-from rpo.algorithms.devices import environment_keys
+from rpo.algorithms.devices import environment_keys, environment_noise
 from rpo.algorithms.gippo import AlphaState, volume_ratio
-from rpo.algorithms.rollout import draw_noise
 from rpo.nets import Gaussian, Normalizer, new_normalizer
 from tests.algorithms.probe_environments import Wanderer
 from tests.marks import nightly
@@ -55,7 +54,7 @@ def prepared():
 def plain_advantages(state, perturbation):
     """GAE of every step, by its definition as a sum, from a loop over time; and what was seen."""
     keys = environment_keys(jax.random.PRNGKey(5), jnp.arange(ENVS))
-    noise = draw_noise(keys, HORIZON, 2)[0]
+    noise = environment_noise(keys, (2, HORIZON, 2))[0]
     env_state = state.environments.state
 
     def value(observation):

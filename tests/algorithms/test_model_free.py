@@ -7,7 +7,7 @@ import pytest
 
 from rpo import algorithms
 from rpo.algorithms.sac import action_values
-from rpo.nets import policy_action
+from rpo.nets import Actor
 from tests.algorithms.probe_environments import (
     Chain,
     ConstantReward,
@@ -52,9 +52,7 @@ def trained(name, env, iterations, **settings):
 
 
 def act(state, observation):
-    return np.asarray(
-        policy_action(state.policy, state.normalizer, jnp.full((1, 1), observation), None)
-    )
+    return np.asarray(Actor(state.policy, state.normalizer)(jnp.full((1, 1), observation)))
 
 
 def test_the_forward_only_environment_raises_when_differentiated():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rpo import algorithms
-from rpo.nets import policy_action
+from rpo.nets import Actor
 from tests.algorithms.probe_environments import (
     Chain,
     ConstantReward,
@@ -75,7 +75,7 @@ def test_one_step_reward_is_maximised(name):
     settings = {"entropy_coefficient": 0.0} if name == "rpo" else {}
     settings |= {"initial_temperature": 1e-3} if name == "sapo" else {}
     _, state, _ = trained(name, OneStep(), 100, **settings)
-    action = policy_action(state.policy, state.normalizer, jnp.zeros((1, 1)), None)
+    action = Actor(state.policy, state.normalizer)(jnp.zeros((1, 1)))
     np.testing.assert_allclose(action, 0.3, atol=0.05)
 
 
@@ -101,7 +101,7 @@ def test_learns_what_pays_only_through_the_dynamics(name, settings):
     returns = metrics["episode_return"]
     assert returns[0] < -3.0
     assert returns[-1] > -0.6
-    action = functools.partial(policy_action, state.policy, state.normalizer)
+    action = Actor(state.policy, state.normalizer)
     assert float(action(jnp.full((1, 1), 1.0), None)[0, 0]) < -0.7
     assert float(action(jnp.full((1, 1), -1.0), None)[0, 0]) > 0.7
 

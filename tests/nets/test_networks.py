@@ -8,13 +8,12 @@ import pytest
 
 from rpo.nets import (
     MLP,
+    Actor,
     ClippedGaussianPolicy,
     CriticEnsemble,
     Linear,
     TanhGaussianPolicy,
     new_normalizer,
-    parameter_count,
-    policy_action,
 )
 from rpo.nets.policy import bounded_log_std
 
@@ -84,16 +83,16 @@ def test_log_std_depends_on_the_state_and_is_clamped():
     np.testing.assert_array_equal(shifted(-100.0), -5.0)
 
 
-def test_policy_action_is_the_squashed_mean_or_a_squashed_sample():
+def test_an_action_is_the_squashed_mean_or_a_squashed_sample():
     policy = TanhGaussianPolicy(3, 2, (8,), jax.random.key(0))
     normalizer = new_normalizer(3).update(5 + jax.random.normal(jax.random.key(1), (50, 3)))
     observation = 5 + jax.random.normal(jax.random.key(2), (4, 3))
     distribution = policy(normalizer(observation))
-    deterministic = policy_action(policy, normalizer, observation, None)
+    deterministic = Actor(policy, normalizer)(observation)
     np.testing.assert_allclose(deterministic, np.tanh(distribution.mean), rtol=1e-12)
 
     repeated = jnp.broadcast_to(observation[0], (4000, 3))
-    sample = policy_action(policy, normalizer, repeated, jax.random.key(3))
+    sample = Actor(policy, normalizer)(repeated, jax.random.key(3))
     noise = (np.arctanh(sample) - distribution.mean[0]) / distribution.std[0]
     np.testing.assert_allclose(noise.mean(0), 0, atol=0.06)
     np.testing.assert_allclose(noise.std(0), 1, atol=0.06)
@@ -127,10 +126,6 @@ def test_default_precision_is_single():
     with jax.enable_x64(False):
         policy = TanhGaussianPolicy(3, 2, (8,), jax.random.PRNGKey(0))
         assert {leaf.dtype for leaf in jax.tree.leaves(policy)} == {np.dtype("float32")}
-
-
-def test_parameter_count():
-    assert parameter_count(MLP(3, (4,), 2, jax.random.key(0))) == 3 * 4 + 4 + 4 + 4 + 4 * 2 + 2
 
 
 def test_log_std_returns_from_beyond_its_bounds_and_goes_no_further():

@@ -107,7 +107,7 @@ def test_links_and_pipes_are_not_followed(copy: Path, tmp_path: Path) -> None:
     (copy / "metrics.csv").unlink()
     mine = tmp_path / "mine"
     mine.write_text("precious")
-    (copy / "evaluation.json.tmp").symlink_to(mine)
+    (copy / "evaluation.tmp.json").symlink_to(mine)
     with pytest.raises(RunError, match="is a link"):
         Run.load(copy)
     write_json(copy / "evaluation.json", {})
