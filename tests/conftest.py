@@ -3,7 +3,7 @@
 Compiling takes most of the time here. One cache of compiled programs lives as long as the run of
 the tests and serves all its workers and child processes. Unless `RPO_TESTS_OPTIMIZE=1` asks for the
 programs as users get them, XLA leaves its expensive passes out, and writes the code of fused loops
-by its older generator, which takes a third of the time of the one that it has by default.
+by its older generator: a step then compiles in 40% of the time, RPO's iteration in a quarter.
 """
 
 import atexit
