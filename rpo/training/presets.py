@@ -180,6 +180,15 @@ _FAST_FIRST_ORDER_TASK: dict[str, Settings] = {
 }
 _FAST_RPO_TASK: dict[str, Settings] = {
     "hopper": {"total_steps": 8_600_000},  # of all candidates together
+    # It forgets how to begin once it runs for long (results/tuning).
+    "anymal": {
+        "symmetric": True,
+        "short_episodes": 0.33,
+        "short_episode_steps": 64,
+        "actor_learning_rate_hold": 0.3,
+        "actor_learning_rate_final": 1e-4,
+        "total_steps": 3_000_000,
+    },
     # Gaits are found at the full rate; with it until the end, a policy may fall now and then.
     # Ten epochs bring a small actor as far per step as five a large one, in half the time.
     "ant": {
