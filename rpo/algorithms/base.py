@@ -9,7 +9,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
@@ -343,19 +342,19 @@ def start_environments(
     """
     dtype = jax.dtypes.canonicalize_dtype(float)
     state = env.reset(key, num_envs)
-    limit = env.spec.episode_length
-    index = np.arange(num_envs)
-    short = np.floor((index + 1) * short_share + 1e-9) > np.floor(index * short_share + 1e-9)
-    first = np.where(short, max(limit - short_steps, 0), 0)
-    rank, among = np.where(short, short.cumsum() - 1, index), np.where(short, short.sum(), num_envs)
+    limit, index = env.spec.episode_length, jnp.arange(num_envs)
+    per_mille = min(round(1000 * short_share), 999)  # exact, however many environments
+    short = (index + 1) * per_mille // 1000 > index * per_mille // 1000
+    first = jnp.where(short, max(limit - short_steps, 0), 0)
+    rank = jnp.where(short, jnp.cumsum(short) - 1, index)
+    among = jnp.where(short, jnp.maximum(jnp.sum(short), 1), num_envs)
     age = first + (rank * (limit - first) // among if stagger else 0)
-    count = state.step_count.dtype
-    state = dataclasses.replace(state, step_count=jnp.asarray(age, count))
+    age, first = age.astype(state.step_count.dtype), first.astype(state.step_count.dtype)
     return Environments(
-        state=state,
-        episode_return=_reported_return(jnp.asarray(age), dtype),
+        state=dataclasses.replace(state, step_count=age),
+        episode_return=_reported_return(age, dtype),
         episode_length=jnp.zeros(num_envs, jnp.int32),
-        first_count=jnp.asarray(first, count) if first.any() else None,
+        first_count=first if per_mille and short_steps < limit else None,
     )
 
 
