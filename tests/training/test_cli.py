@@ -159,7 +159,7 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("reproduce table1 --budget smok", 2, "(did you mean smoke?)"),
         ("reproduce table1 --tasks nope", 2, "unknown task 'nope'"),
         ("train hopper --total-steps 99999999999999999999999", 2, "total_steps is 99999999"),
-        ("train hopper --num-envs 1e9", 2, "1,000,000,000 environments need"),
+        ("train hopper --num-envs 1e9 --candidates 1", 2, "1,000,000,000 environments need"),
         ("train hopper --num-envs 1.5e0", 2, "invalid literal"),
         ("train hopper --seeds=1e5", 2, "seeds is 100000, must be at most 1024"),
         ("train hopper --actor-hidden-sizes 8 1e8", 2, "at most 100 layers of a million units"),

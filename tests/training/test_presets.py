@@ -233,4 +233,6 @@ def test_fast_ends_at_a_fifth_of_the_learning_rate_for_every_method_that_lowers_
     for algorithm in ("rpo", "shac", "sapo"):
         config = algorithms.config_class(algorithm)(**preset_settings(algorithm, task, "fast"))
         assert config.actor_learning_rate_schedule != "constant"
-        assert config.actor_learning_rate_final == pytest.approx(config.actor_learning_rate / 5)
+        share = 10 if (algorithm, task) == ("rpo", "anymal") else 5  # at a fifth it still falls
+        final = config.actor_learning_rate / share
+        assert config.actor_learning_rate_final == pytest.approx(final)
