@@ -265,8 +265,8 @@ SELECTION: dict[tuple[str, str], dict[str, Settings]] = {
             "selection_share": 0.16,
             "selection_keep": 0.4,
         },
-        # Nearly half of the trainings find a slower gait. From 1.3 M to 1.6 M steps the mean reward tells
-        # which; returns tell the opposite then, since the slower gait falls less (results/tuning).
+        # Nearly half of the trainings find a slower gait. From 1.3 M to 1.6 M steps the mean reward
+        # tells which; returns tell the opposite then: the slower gait falls less (results/tuning).
         "hopper": {
             "candidates": 4,
             "selection_start": 0.31,
