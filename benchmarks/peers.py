@@ -39,6 +39,8 @@ ROBOTS = ("ant", "humanoid")
 FINITE = 0.95
 """Share of environments that must be finite at the end, lest nothing is said of the simulator."""
 INSTALL = "pip install 'rpo-jax[peers]'"
+ENVIRONMENT = dict(os.environ)
+"""Before `write_record` imports rpo, which sets XLA's options for this process."""
 
 
 def measure(name: str, robot_name: str, num_envs: int, cores: int, repeat: int, seconds: float):
@@ -136,7 +138,7 @@ def in_own_process(
     try:
         result = subprocess.run(
             [sys.executable, __file__, "--worker", name, robot, *numbers],
-            env=os.environ | environment(device, options.cores, fusion),
+            env=ENVIRONMENT | environment(device, options.cores, fusion),
             capture_output=True,
             text=True,
             timeout=options.limit,
@@ -185,7 +187,7 @@ def configuration(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def kept(path: Path, new: list[dict[str, Any]], machine: dict[str, str]) -> list[dict[str, Any]]:
-    """The rows of a file that no new one replaces.
+    """The rows of a file that no new one replaces, without those that were not installed.
 
     Raises:
         SystemExit: if they were measured on another machine.
@@ -200,7 +202,8 @@ def kept(path: Path, new: list[dict[str, Any]], machine: dict[str, str]) -> list
         return *configuration(row), row.get("fusion")
 
     replaced = {key(row) for row in new}
-    return [row for row in record["rows"] if key(row) not in replaced]
+    measured = [row for row in record["rows"] if "skipped" not in row]
+    return [row for row in measured if key(row) not in replaced]
 
 
 def machine() -> dict[str, str]:

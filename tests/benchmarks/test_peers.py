@@ -124,9 +124,11 @@ def test_jax_simulators_are_compiled_both_ways_and_the_faster_counts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed(monkeypatch)
+    monkeypatch.setenv("XLA_FLAGS", "--set-by-rpo-in-this-process")
 
     def answer(command: list[str], options: Any) -> Any:
         fusion = options["env"]["RPO_FUSION"] == "1"
+        assert "--set-by-rpo-in-this-process" not in options["env"].get("XLA_FLAGS", "")
         assert options["env"]["JAX_PLATFORMS"] == "cpu"
         figures = MEASURED | DERIVED | {"forward_steps_per_s": 5000 if fusion else 4000}
         figures |= {"gradient_steps_per_s": 600 if fusion else 700}
@@ -164,6 +166,9 @@ def test_figures_of_other_configurations_stay_unless_from_another_machine(
 
     calls = workers(monkeypatch, answer)
     rest = ("--simulators", "mujoco", "--output", str(tmp_path), "--robots")
+    with monkeypatch.context() as before:
+        before.setattr(peers.PEERS["mujoco"].__class__, "missing", lambda _: ("mujoco",))
+        command(monkeypatch, *rest, "ant")
     for robot in ("humanoid", "ant", "ant"):
         command(monkeypatch, *rest, robot)
     record = json.loads((tmp_path / "peers.json").read_text())
