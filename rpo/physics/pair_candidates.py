@@ -41,9 +41,9 @@ class Slots(NamedTuple):
     used: Array
 
 
-def list_near(tables: PairTables, placed: Placed) -> Listed:
-    near = may_touch(tables, lax.stop_gradient(placed))
-    within = running_sum(near.astype(jnp.int32))
+def list_pairs(chosen: Array) -> Listed:
+    """List of the directed pairs that are chosen (G of B, G of A, batch)."""
+    within = running_sum(chosen.astype(jnp.int32))
     shape_ends = running_sum(within[-1])
     return Listed(within, shape_ends, jnp.cumsum(shape_ends[-1]))
 
@@ -95,6 +95,12 @@ def take_slots(listed: Listed, first: Array, size: int) -> Slots:
     column = a * batch + environment
     b, _ = place_in(lambda k: within[k * (shapes * batch) + column], shapes, number)
     return Slots(a, b, environment, used)
+
+
+def mark_slots(slots: Slots, marked: Array, pairs: Array) -> Array:
+    """The directed pairs (G of B, G of A, batch), those in marked slots (slots,) set."""
+    b = jnp.where(marked & slots.used, slots.b, len(pairs))  # out of range: not set
+    return pairs.at[b, slots.a, slots.environment].set(True, mode="drop")
 
 
 def place_in(ends: Any, size: int, number: Array) -> tuple[Array, Array]:

@@ -28,7 +28,14 @@ from jax.ad_checkpoint import checkpoint_name
 from rpo.physics.contact import NO_WRENCH, TINY, Wrench
 from rpo.physics.kinematics import Motion, Pose, add_motion
 from rpo.physics.model import Model
-from rpo.physics.pair_candidates import Listed, Slots, list_near, take_slots
+from rpo.physics.pair_candidates import (
+    Listed,
+    Slots,
+    list_pairs,
+    mark_slots,
+    may_touch,
+    take_slots,
+)
 from rpo.physics.pair_points import Size, points
 from rpo.physics.pair_tables import PairTables, Placed, pair_tables, typed
 from rpo.physics.spatial import (
@@ -49,6 +56,8 @@ from rpo.physics.topology import Group
 
 SLOTS = 8
 """Directed pairs per environment of the batch that one round computes side by side."""
+BACKWARD_SLOTS = 2
+"""The same of a round backwards, which has only those pairs to do that touch."""
 SAVED = "pair wrenches"
 """Name under which the result may be kept when a substep is recomputed in the backward pass."""
 
@@ -163,27 +172,37 @@ def _differentiable(tables: PairTables) -> Any:
     def wrenches(placed: Placed) -> Wrench:
         rows = pack(placed)
 
-        def one_round(slots: Slots, chosen: Array) -> Array:
-            return _slot_wrenches(tables, slots, rows[chosen])
+        def one_round(slots: Slots, chosen: Array, total: Array) -> Array:
+            return total.at[chosen].add(_slot_wrenches(tables, slots, rows[chosen])[0])
 
-        total = _work_off(list_near(tables, placed), 0.0 * rows[:, :6], one_round)
-        components = total.reshape(*placed.center[0].shape, 6)
-        parts = [components[:, :, k] for k in range(6)]
-        return Wrench(vector(parts[:3]), vector(parts[3:]))
+        near = may_touch(tables, placed)
+        return _by_shape(placed, _work_off(list_pairs(near), 0.0 * rows[:, :6], one_round, SLOTS))
 
-    def forward(placed: Placed) -> tuple[Wrench, Placed]:
-        return wrenches(placed), placed
+    def forward(placed: Placed) -> tuple[Wrench, tuple[Placed, Array]]:
+        rows = pack(placed)
 
-    def backward(placed: Placed, cotangent: Wrench) -> tuple[Placed]:
+        def one_round(
+            slots: Slots, chosen: Array, carry: tuple[Array, Array]
+        ) -> tuple[Array, Array]:
+            added, touching = _slot_wrenches(tables, slots, rows[chosen])
+            return carry[0].at[chosen].add(added), mark_slots(slots, touching, carry[1])
+
+        near = may_touch(tables, placed)
+        start = 0.0 * rows[:, :6], near & False
+        total, touching = _work_off(list_pairs(near), start, one_round, SLOTS)
+        return _by_shape(placed, total), (placed, checkpoint_name(touching, SAVED))
+
+    def backward(residual: tuple[Placed, Array], cotangent: Wrench) -> tuple[Placed]:
+        placed, touching = residual
         rows, unpack = jax.vjp(pack, placed)
         cotangents = pack(cotangent)
 
-        def one_round(slots: Slots, chosen: Array) -> Array:
-            _, vjp = jax.vjp(lambda own: _slot_wrenches(tables, slots, own), rows[chosen])
-            result: Array = vjp(cotangents[chosen])[0]
-            return result
+        def one_round(slots: Slots, chosen: Array, total: Array) -> Array:
+            _, vjp = jax.vjp(lambda own: _slot_wrenches(tables, slots, own)[0], rows[chosen])
+            return total.at[chosen].add(vjp(cotangents[chosen])[0])
 
-        (result,) = unpack(_work_off(list_near(tables, placed), 0.0 * rows, one_round))
+        # Pairs that were near without touching have no derivative.
+        (result,) = unpack(_work_off(list_pairs(touching), 0.0 * rows, one_round, BACKWARD_SLOTS))
         return (result,)
 
     wrenches.defvjp(forward, backward)
@@ -195,36 +214,46 @@ def pack(components: Any) -> Array:
     return jnp.stack([x.reshape(-1) for x in jax.tree.leaves(components)], axis=-1)
 
 
-def _work_off(listed: Listed, zero: Array, one_round: Any) -> Array:
-    """Rows added to those of A and B, slot by slot, in as many rounds as are needed.
+def _by_shape(placed: Placed, rows: Array) -> Wrench:
+    components = rows.reshape(*placed.center[0].shape, 6)
+    parts = [components[:, :, k] for k in range(6)]
+    return Wrench(vector(parts[:3]), vector(parts[3:]))
+
+
+def _work_off(listed: Listed, start: Any, one_round: Any, slots: int) -> Any:
+    """What is left of `start` after as many rounds as the listed pairs need.
 
     The order of the sums is that of the list, so it does not depend on how the rounds fall.
 
     Args:
         listed: which directed pairs.
-        zero: what to add to (G * batch, n).
-        one_round: given slots and the row numbers of A, B, A, B, ... (2 slots,), what to add (2
-            slots, n).
+        start: arrays to begin with.
+        one_round: given slots, the row numbers of A, B, A, B, ... (2 slots,) and the arrays so far,
+            the next ones.
+        slots: per environment, of one round.
     """
     total, batch = listed.environment_ends[-1], len(listed.environment_ends)
-    size = SLOTS * batch
+    size = slots * batch
 
-    def body(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
         first, result = carry
-        slots = take_slots(listed, first, size)
-        chosen = jnp.stack([slots.a, slots.b], axis=1) * batch + slots.environment[:, None]
-        chosen = chosen.reshape(-1)
-        return first + size, result.at[chosen].add(one_round(slots, chosen))
+        taken = take_slots(listed, first, size)
+        chosen = jnp.stack([taken.a, taken.b], axis=1) * batch + taken.environment[:, None]
+        return first + size, one_round(taken, chosen.reshape(-1), result)
 
-    return lax.while_loop(lambda carry: carry[0] < total, body, (total * 0, zero))[1]
+    return lax.while_loop(lambda carry: carry[0] < total, body, (total * 0, start))[1]
 
 
-def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> Array:
-    """Wrenches on A and B of each slot (2 slots, 6): A, B, A, B, ..., see `edge_forces`."""
+def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> tuple[Array, Array]:
+    """Wrenches on A and B of each slot (2 slots, 6): A, B, A, B, ..., see `edge_forces`.
+
+    And whether the two touch (slots,).
+    """
     b, on_a, on_b, force = edge_forces(tables, slots, rows)
     wrench_a = _to_world(b, on_a, force)
     wrench_b = _to_world(b, on_b, scale(-1.0, force))
-    return jnp.stack([pack(wrench_a), pack(wrench_b)], axis=1).reshape(-1, 6)
+    touching = (sum(jnp.abs(f) for f in force) != 0.0).any(axis=0)
+    return jnp.stack([pack(wrench_a), pack(wrench_b)], axis=1).reshape(-1, 6), touching
 
 
 def edge_forces(
