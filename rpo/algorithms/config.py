@@ -101,6 +101,9 @@ class MethodConfig:
         discount: gamma.
         actor_hidden_sizes: widths of the policy's hidden layers.
         critic_hidden_sizes: widths of every critic's hidden layers.
+        policy_average: weight that the average of all policies so far keeps in an iteration, below
+            1; the average, not the newest policy, is then what a run saves, evaluates and shows. 0:
+            none. What is learned, and the returns seen meanwhile, are the newest policy's.
         symmetric: policy and critics treat the mirrored situation as the mirror of this one (see
             `rpo.nets.mirror`); for tasks with a mirror, and even widths.
     """
@@ -114,6 +117,7 @@ class MethodConfig:
     discount: float = 0.99
     actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)
     critic_hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    policy_average: float = 0.0
     symmetric: bool = False
 
     def __post_init__(self) -> None:
@@ -126,6 +130,10 @@ class MethodConfig:
         require(
             0 <= self.short_episodes < 1,
             f"short_episodes is {self.short_episodes}, must be at least 0 and below 1",
+        )
+        require(
+            0 <= self.policy_average < 1,
+            f"policy_average is {self.policy_average}, must be at least 0 and below 1",
         )
         steps, most = self.total_steps, MAX_STEPS
         require(1 <= steps <= most, f"total_steps is {steps}, must lie between 1 and {most:,}")

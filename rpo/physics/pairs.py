@@ -252,7 +252,8 @@ def _slot_wrenches(tables: PairTables, slots: Slots, rows: Array) -> tuple[Array
     b, on_a, on_b, force = edge_forces(tables, slots, rows)
     wrench_a = _to_world(b, on_a, force)
     wrench_b = _to_world(b, on_b, scale(-1.0, force))
-    touching = (sum(jnp.abs(f) for f in force) != 0.0).any(axis=0)
+    sizes = jnp.abs(force[0]) + jnp.abs(force[1]) + jnp.abs(force[2])
+    touching = (sizes != 0.0).any(axis=0)
     return jnp.stack([pack(wrench_a), pack(wrench_b)], axis=1).reshape(-1, 6), touching
 
 

@@ -234,10 +234,13 @@ def started_from(program: Program, fresh: Progressing, restored: Restored) -> Pr
     candidates = program.selection.candidates
     each = restored.leaders if given == seeds else restored.leaders * seeds
     rows = np.repeat(each, candidates)
-    old = jax.tree.map(lambda x: x[rows], restored.state.train)
+    state = jax.tree.map(lambda x: x[rows], restored.state)
+    old = dataclasses.replace(state.train, policy=state.actor.policy)
     train = program.algorithm.continued(fresh.train, old)
     _require_alike(fresh.train, train, restored.path)
-    return dataclasses.replace(fresh, train=train, best=Actor(train.policy, train.normalizer))
+    average = None if fresh.average is None else train.policy
+    actor = Actor(train.policy, train.normalizer)
+    return dataclasses.replace(fresh, train=train, best=actor, average=average)
 
 
 def _require_alike(fresh: Any, train: Any, path: Path) -> None:

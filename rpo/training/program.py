@@ -17,7 +17,7 @@ from rpo.algorithms import Metrics, TrainState
 from rpo.algorithms.base import FinishedEpisodes
 from rpo.algorithms.chunks import largest_divisor
 from rpo.errors import SettingsError
-from rpo.nets import Actor
+from rpo.nets import Actor, GaussianPolicy
 from rpo.training import processes
 from rpo.training.memory import require_fitting, require_room_to_run
 from rpo.training.selection import Selection
@@ -36,11 +36,19 @@ class Progressing(eqx.Module):
         best: the actor at the iteration whose mean over a full window of finished episodes was
             highest; before the window is full, the newest.
         best_return: that mean; minus infinity before.
+        average: of the policies so far (`policy_average`), None without.
     """
 
     train: TrainState
     best: Actor
     best_return: Float[Array, ""]
+    average: GaussianPolicy | None
+
+    @property
+    def actor(self) -> Actor:
+        """What the training has come to: the average of its policies if there is one."""
+        policy = self.train.policy if self.average is None else self.average
+        return Actor(policy, self.train.normalizer)
 
 
 class Standing(eqx.Module):
@@ -59,8 +67,7 @@ class Standing(eqx.Module):
 
 def standing(states: Progressing) -> Standing:
     """The part of training states that policies are made of."""
-    train = states.train
-    return Standing(Actor(train.policy, train.normalizer), states.best, train.episodes)
+    return Standing(states.actor, states.best, states.train.episodes)
 
 
 class Program:
@@ -186,7 +193,9 @@ class Program:
 
         def advance(state: Progressing) -> tuple[Progressing, Metrics]:
             train, metrics = algorithm.update(self.env, state.train)
-            return _keep_best(state, train, metrics["episode_return"]), metrics
+            average = _averaged(state, train.policy, algorithm.config.policy_average)
+            state = dataclasses.replace(state, train=train, average=average)
+            return _keep_best(state, metrics["episode_return"]), metrics
 
         def step(states: Progressing) -> tuple[Progressing, Metrics]:
             if states.best_return.shape[0] > 1:
@@ -259,6 +268,9 @@ class Program:
             # Buffers of its own: the step reuses the memory of its argument, each only once.
             best=jax.tree.map(jnp.copy, Actor(train.policy, train.normalizer)),
             best_return=jnp.full((), -jnp.inf, train.episodes.returns.dtype),
+            average=jax.tree.map(jnp.copy, train.policy)
+            if self.algorithm.config.policy_average > 0
+            else None,
         )
 
     def _mesh_for(self, count: int) -> Mesh:
@@ -275,7 +287,10 @@ class Program:
         whole = jax.tree.map(lambda _: PartitionSpec(), states)
         split = algorithms.make(*self._method, axis=ENVIRONMENTS)
         specs = Progressing(
-            split.partition(states.train, batch_axes=1), whole.best, whole.best_return
+            split.partition(states.train, batch_axes=1),
+            whole.best,
+            whole.best_return,
+            whole.average,
         )
         return jax.tree.map(
             lambda spec: PartitionSpec(TRAININGS, *spec[1:]),
@@ -295,19 +310,27 @@ class Program:
         return placed
 
 
-def _keep_best(
-    old: Progressing, train: TrainState, episode_return: Float[Array, ""]
-) -> Progressing:
-    full = train.episodes.count >= train.episodes.returns.shape[0]
-    score = jnp.where(full, episode_return, -jnp.inf).astype(old.best_return.dtype)
-    # Strictly: while no episode ends, nothing is known about a newer policy.
-    better = (score > old.best_return) | ~full
-    best = jax.tree.map(
-        lambda new, kept: jnp.where(better, new, kept),
-        Actor(train.policy, train.normalizer),
-        old.best,
+def _averaged(state: Progressing, newest: GaussianPolicy, decay: float) -> GaussianPolicy | None:
+    """The average with the newest policy in it; a plain mean until that would weigh `decay`."""
+    if state.average is None:
+        return None
+    finished = state.train.iteration.astype(state.best_return.dtype)
+    weight = jnp.minimum(decay, finished / (finished + 1))
+    average: GaussianPolicy = jax.tree.map(
+        lambda old, new: new + weight * (old - new), state.average, newest
     )
-    return Progressing(train, best, jnp.where(better, score, old.best_return))
+    return average
+
+
+def _keep_best(state: Progressing, episode_return: Float[Array, ""]) -> Progressing:
+    episodes = state.train.episodes
+    full = episodes.count >= episodes.returns.shape[0]
+    score = jnp.where(full, episode_return, -jnp.inf).astype(state.best_return.dtype)
+    # Strictly: while no episode ends, nothing is known about a newer policy.
+    better = (score > state.best_return) | ~full
+    best = jax.tree.map(lambda new, kept: jnp.where(better, new, kept), state.actor, state.best)
+    best_return = jnp.where(better, score, state.best_return)
+    return dataclasses.replace(state, best=best, best_return=best_return)
 
 
 def _devices(devices: int | None, num_envs: int, trainings: int) -> list[Any]:
