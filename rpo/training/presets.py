@@ -187,7 +187,30 @@ _FAST_RPO_TASK: dict[str, Settings] = {
         "short_episode_steps": 64,
         "actor_learning_rate_hold": 0.3,
         "actor_learning_rate_final": 1e-4,
+        "policy_average": 0.97,
         "total_steps": 3_000_000,
+    },
+    "humanoid": {
+        "symmetric": True,
+        "actor_epochs": 10,
+        "short_episodes": 0.33,
+        "short_episode_steps": 64,
+        "actor_learning_rate_hold": 0.3,
+        "actor_learning_rate_final": 1e-4,
+        "policy_average": 0.97,
+        "total_steps": 2_500_000,
+    },
+    # Its rewards and action gradients are a tenth of the walkers': with their rate, and the paper's
+    # coefficients of KL and entropy, actions saturate before anything is learned (results/tuning).
+    "hand": {
+        "actor_epochs": 10,
+        "actor_learning_rate": 2e-4,
+        "actor_learning_rate_final": 5e-5,
+        "actor_learning_rate_hold": 0.3,
+        "kl_coefficient": 0.05,
+        "entropy_coefficient": 0.02,
+        "policy_average": 0.97,
+        "total_steps": 2_500_000,
     },
     # Gaits are found at the full rate; with it until the end, a policy may fall now and then.
     # Ten epochs bring a small actor as far per step as five a large one, in half the time.
