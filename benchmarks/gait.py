@@ -144,7 +144,9 @@ def table(gaits: dict[str, Gait]) -> str:
     return "\n".join(lines)
 
 
-def strip(stage: Stage, episodes: Episodes, start: float, seconds: float, count: int) -> Image.Image:
+def strip(
+    stage: Stage, episodes: Episodes, start: float, seconds: float, count: int
+) -> Image.Image:
     """Pictures at equal distances of time, side by side; later ones stand still after an end."""
     row = Image.new("RGB", (WIDTH * count, HEIGHT))
     for k, second in enumerate(np.linspace(start, start + seconds, count, endpoint=False)):

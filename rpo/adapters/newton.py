@@ -35,7 +35,8 @@ class NewtonStep:
         mjcf: the robot, a path or MJCF text.
         control_dt: seconds of a control step.
         substeps: of Newton per control step.
-        ground: whether there is a floor at height zero.
+        ground: whether there is a floor at height zero. Derivatives of a step in which something
+            touches it are wrong in Newton 1.8.0.
 
     Attributes:
         start: coordinates of the robot as described (nq,).

@@ -101,9 +101,7 @@ def _read_description(
     del changed, size  # they make another file of the same name another robot
     urdf = path.lower().endswith(".urdf")
     if not (urdf or link_contact):
-        raise ValueError(
-            f"{path}: link_contact is for URDFs; an MJCF says by contype and conaffinity what touches"
-        )
+        raise ValueError(f"{path}: link_contact is for URDFs; an MJCF has contype and conaffinity")
     try:
         if urdf:
             model = load_urdf(path, floating_base=True, link_contact=link_contact)

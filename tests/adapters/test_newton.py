@@ -123,6 +123,22 @@ def test_derivative_over_several_control_steps() -> None:
     compare_derivatives(value, (q, 4 * qd, force), 0.01)
 
 
+@pytest.mark.xfail(strict=True, reason="Newton 1.8.0 differentiates contact wrongly")
+def test_derivative_on_the_ground() -> None:
+    """On a level floor a ball ends as much further along as it starts."""
+    ball = """<mujoco><worldbody><body pos="0 0 0.3"><freejoint/>
+      <geom type="sphere" size="0.3" mass="5"/></body></worldbody></mujoco>"""
+    newton = NewtonStep(ball, 0.001, 1)
+    q = jnp.asarray(newton.start[None]).at[:, 2].set(0.297)
+    qd = jnp.zeros((1, newton.num_velocities)).at[0, 0].set(0.3).at[0, 2].set(-0.3)
+
+    def value(x: Any) -> Any:
+        after, speed = newton(q.at[0, 0].set(x), qd, jnp.zeros_like(qd))
+        return after[0, 0] + speed.sum()
+
+    np.testing.assert_allclose(jax.grad(value)(0.0), 1.0, rtol=1e-3)
+
+
 def test_maps_over_seeds(arm: Arm) -> None:
     q, qd, force = some(4)
     pairs = [x.reshape(2, 2, 2) for x in (q, qd, force)]

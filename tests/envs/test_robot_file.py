@@ -146,8 +146,9 @@ def test_links_of_a_urdf_may_touch_the_ground_only(tmp_path: Path) -> None:
     link = """<link name="{name}"><inertial><mass value="1"/>
         <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>
         <collision><geometry><cylinder length="0.4" radius="0.1"/></geometry></collision></link>"""
-    joint = """<joint name="{child}" type="revolute"><parent link="{parent}"/><child link="{child}"/>
-        <axis xyz="0 1 0"/><limit lower="-1" upper="1" effort="5" velocity="3"/></joint>"""
+    joint = """<joint name="{child}" type="revolute"><parent link="{parent}"/>
+        <child link="{child}"/><axis xyz="0 1 0"/>
+        <limit lower="-1" upper="1" effort="5" velocity="3"/></joint>"""
     links = "".join(link.format(name=name) for name in "abc")
     joints = joint.format(parent="a", child="b") + joint.format(parent="b", child="c")
     path = tmp_path / "legs.urdf"

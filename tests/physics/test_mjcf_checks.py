@@ -101,7 +101,7 @@ def test_meshes_that_ros_would_find() -> None:
     """MuJoCo's line, without the word that we say ourselves, and what to do."""
     mesh = '<collision><geometry><mesh filename="package://x/y.stl"/></geometry></collision>'
     with pytest.raises(ValueError, match="description: Error opening file") as caught:
-        load_urdf(f'<robot name="r"><link name="base">{mesh}</link></robot>')
+        load_urdf(f'<robot name="r"><link name="base">{mesh}</link></robot>', floating_base=True)
     assert str(caught.value).endswith("; write paths of meshes relative to the description")
 
 
