@@ -29,16 +29,12 @@ def add_bones(spec: mujoco.MjSpec) -> None:
 
 def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
     """From where a body is attached to its own shapes and to its children, if nothing else does."""
-    origin = np.zeros(3)
+    hub = _hub(model, body)
     shapes = [g for g in range(model.ngeom) if model.geom_bodyid[g] == body]
-    rods: list[tuple[Point, Point]] = []
-    if model.body_jntnum[body]:
-        anchor = model.jnt_pos[model.body_jntadr[body]].copy()
-        rods.append((anchor, origin))
-    rods += [(origin, model.geom_pos[g].copy()) for g in shapes if _distance(model, g, origin) > 0]
+    rods = [(hub, model.geom_pos[g].copy()) for g in shapes if _distance(model, g, hub) > 0]
     if body > 1 or not shapes:  # what hangs on a trunk has joints at its surface
-        places = model.body_pos[model.body_parentid == body]
-        rods += [(origin, place) for place in np.unique(places.round(4), axis=0)]
+        places = [_place(model, child) for child in np.flatnonzero(model.body_parentid == body)]
+        rods += [(hub, place) for place in np.unique(np.round(places, 4), axis=0)] if places else []
 
     def near(point: Point) -> bool:
         return any(_distance(model, g, point) <= COVERED for g in shapes)
@@ -48,6 +44,25 @@ def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
         for start, end in rods
         if np.linalg.norm(end - start) > COVERED and not (near(start) and near(end))
     ]
+
+
+def _hub(model: mujoco.MjModel, body: int) -> Point:
+    """What a body turns about, in its axes; where its frame is means nothing, nor do slides'
+    places."""
+    first = model.body_jntadr[body]
+    for joint in range(first, first + model.body_jntnum[body]):
+        if model.jnt_type[joint] in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_BALL):
+            anchor: Point = model.jnt_pos[joint].copy()
+            return anchor
+    return np.zeros(3)
+
+
+def _place(model: mujoco.MjModel, body: int) -> Point:
+    """Where a body hangs on its parent, in the parent's axes."""
+    turned = np.zeros(3)
+    mujoco.mju_rotVecQuat(turned, _hub(model, body), model.body_quat[body])
+    place: Point = model.body_pos[body] + turned
+    return place
 
 
 def _distance(model: mujoco.MjModel, geom: int, point: Point) -> float:

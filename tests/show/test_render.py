@@ -253,3 +253,17 @@ def test_ground_sky_and_light_of_a_description_give_way_to_ours() -> None:
     pixels = model.tex_data[: 3 * 64].reshape(-1, 3).astype(int)
     assert (pixels[:, 2] > pixels[:, 1]).all()  # blue rather than green
     np.testing.assert_allclose(model.geom_rgba, [[0.5, 0.5, 0.5, 1], [0, 0, 1, 1]])
+
+
+def test_frames_and_slides_away_from_a_limb_need_no_rod() -> None:
+    """As in Gymnasium's walker: a rod from its root's slides would hide the legs."""
+    spec = mujoco.MjSpec.from_string(
+        """<mujoco><worldbody><body pos="0 0 1">
+          <joint type="slide" axis="1 0 0" pos="0 0 -1"/><joint axis="0 1 0"/>
+          <geom type="capsule" size="0.05" fromto="0 0 0.2 0 0 -0.2"/>
+          <body pos="0.2 0 -0.3"><joint axis="0 1 0" pos="-0.2 0 0.1"/>
+            <geom type="capsule" size="0.05" fromto="-0.2 0 0.1 0 0 0.1"/></body>
+        </body></worldbody></mujoco>"""
+    )
+    add_bones(spec)
+    assert spec.compile().ngeom == 2
