@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import mujoco
@@ -29,9 +30,11 @@ def add_bones(spec: mujoco.MjSpec) -> None:
 
 def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
     """From where a body is attached to its own shapes and to its children, if nothing else does."""
-    hub = _hub(model, body)
+    hubs = _hubs(model, body)
+    hub = hubs[-1]
     shapes = [g for g in range(model.ngeom) if model.geom_bodyid[g] == body]
-    rods = [(hub, model.geom_pos[g].copy()) for g in shapes if _distance(model, g, hub) > 0]
+    rods = list(itertools.pairwise(hubs))
+    rods += [(hub, model.geom_pos[g].copy()) for g in shapes if _distance(model, g, hub) > 0]
     if body > 1 or not shapes:  # what hangs on a trunk has joints at its surface
         places = [_place(model, child) for child in np.flatnonzero(model.body_parentid == body)]
         rods += [(hub, place) for place in np.unique(np.round(places, 4), axis=0)] if places else []
@@ -46,21 +49,22 @@ def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
     ]
 
 
-def _hub(model: mujoco.MjModel, body: int) -> Point:
-    """What a body turns about, in its axes; where its frame is means nothing, nor do slides'
-    places."""
-    first = model.body_jntadr[body]
-    for joint in range(first, first + model.body_jntnum[body]):
-        if model.jnt_type[joint] in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_BALL):
-            anchor: Point = model.jnt_pos[joint].copy()
-            return anchor
-    return np.zeros(3)
+def _hubs(model: mujoco.MjModel, body: int) -> list[Point]:
+    """What a body turns about one after the other, in its axes; its frame if it does not turn.
+
+    Where the frame of one that turns is means nothing, and neither does a slide's place.
+    """
+    first, turning = model.body_jntadr[body], mujoco.mjtJoint
+    own = range(first, first + model.body_jntnum[body])
+    kinds = {int(turning.mjJNT_HINGE), int(turning.mjJNT_BALL)}
+    anchors = [model.jnt_pos[k].copy() for k in own if int(model.jnt_type[k]) in kinds]
+    return anchors or [np.zeros(3)]
 
 
 def _place(model: mujoco.MjModel, body: int) -> Point:
     """Where a body hangs on its parent, in the parent's axes."""
     turned = np.zeros(3)
-    mujoco.mju_rotVecQuat(turned, _hub(model, body), model.body_quat[body])
+    mujoco.mju_rotVecQuat(turned, _hubs(model, body)[0], model.body_quat[body])
     place: Point = model.body_pos[body] + turned
     return place
 
