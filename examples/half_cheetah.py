@@ -1,6 +1,6 @@
 """Gymnasium's HalfCheetah in our simulator: its robot and its reward, our contact and derivative.
 
-rpo train examples/half_cheetah.py:HalfCheetah
+rpo train examples/half_cheetah.py:HalfCheetah --num-envs 64 --horizon 8
 """
 
 import dataclasses

@@ -20,7 +20,8 @@ from rpo.errors import unknown
 USAGE = """usage: rpo COMMAND ...
 
 Six things to do, one example each:
-  rpo train ant                    train a policy (rpo train TASK --help lists every setting)
+  rpo train ant                    train a policy (rpo train TASK --help lists every setting);
+                                   rpo train robot.xml: one for your robot, MJCF or URDF
   rpo evaluate runs/NAME           what it is worth: returns of full episodes
   rpo plot runs/* --metric std     compare trainings by any metric
   rpo view ant                     see a policy move: 3-D in the browser, or one HTML file (--save)
@@ -227,6 +228,8 @@ def _tasks(arguments: list[str]) -> int:
         print(f"{figures.pop('task')}: {figures.pop('about')}")
         for name, value in figures.items():
             print(f"    {name}: {value}")
+    print("ROBOT.xml, ROBOT.urdf: any robot with a root that moves, MJCF or URDF, is to walk")
+    print("FILE.py:CLASS: a task of your own")
     print("brax:NAME, playground:NAME: an environment of Brax or MuJoCo Playground, if installed")
     return 0
 

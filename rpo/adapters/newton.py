@@ -35,7 +35,8 @@ class NewtonStep:
         mjcf: the robot, a path or MJCF text.
         control_dt: seconds of a control step.
         substeps: of Newton per control step.
-        ground: whether there is a floor at height zero.
+        ground: whether there is a floor at height zero. Derivatives of a step in which something
+            touches it are wrong in Newton 1.8.0.
 
     Attributes:
         start: coordinates of the robot as described (nq,).
@@ -132,7 +133,8 @@ class NewtonStep:
 
 
 class _Copies:
-    """A Newton model of several robots, with a state per substep for the tape to look back at."""
+    """A Newton model of several robots, with a state and a solver per substep for the tape to look
+    back at: a solver keeps its mass matrix in one place, and the next substep overwrites it."""
 
     def __init__(
         self, robot: newton.ModelBuilder, count: int, dt: float, substeps: int, ground: bool
@@ -142,7 +144,7 @@ class _Copies:
         if ground:
             builder.add_ground_plane()
         self.model = builder.finalize(device="cpu", requires_grad=True)
-        self.solver = newton.solvers.SolverFeatherstone(self.model)
+        self.solvers = [newton.solvers.SolverFeatherstone(self.model) for _ in range(substeps)]
         self.states = [self.model.state(requires_grad=True) for _ in range(substeps + 1)]
         self.control = self.model.control(requires_grad=True)
         self.dt = dt
@@ -161,14 +163,14 @@ class _Copies:
         newton.eval_fk(self.model, first.joint_q, first.joint_qd, first)
         for k, (state, following) in enumerate(zip(self.states, self.states[1:], strict=False)):
             state.clear_forces()
-            contacts = self.contacts[k]
+            contacts, solver = self.contacts[k], self.solvers[k]
             if contacts is not None:
                 self.pipeline.collide(state, contacts)  # which points touch is not differentiated
             if tape is None:
-                self.solver.step(state, following, self.control, contacts, self.dt)
+                solver.step(state, following, self.control, contacts, self.dt)
             else:
                 with tape:
-                    self.solver.step(state, following, self.control, contacts, self.dt)
+                    solver.step(state, following, self.control, contacts, self.dt)
         return self.states[-1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from rpo.envs.hand_model import HandSettings
 from rpo.envs.hopper import Hopper, HopperSettings
 from rpo.envs.humanoid import Humanoid, HumanoidSettings
 from rpo.envs.randomization import FIELDS
-from rpo.envs.robot_file import RobotFile, RobotSettings, is_description
+from rpo.envs.robot_file import SUFFIXES, RobotFile, RobotSettings, is_description
 from rpo.envs.settings import TaskSettings
 from rpo.errors import SettingsError, unknown
 
@@ -84,7 +85,11 @@ def settings_class(task: str) -> type[Any]:
     if is_description(task):
         return RobotSettings
     if task not in _TASKS:
-        raise ValueError(unknown("task", task, names()))
+        told = unknown("task", task, names())
+        if os.sep in task or "." in task:
+            ends = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+            told += f"; a robot's description ends in {ends}, a task of your own is FILE.py:CLASS"
+        raise ValueError(told)
     return _TASKS[task][1]
 
 

@@ -74,12 +74,13 @@ class Description:
         return rest.at[np.array(self.joint_velocities)].set(scaled(control, strength))
 
 
-def read_description(path: str, strength: float) -> Description:
+def read_description(path: str, strength: float, link_contact: bool = True) -> Description:
     """Reads a robot that is to walk. One that has not changed since is the same object.
 
     Args:
         path: of the MJCF or URDF.
         strength: joint force of an action of one, where the description has no actuators.
+        link_contact: of a URDF, whether links may touch one another, or the ground only.
 
     Raises:
         ValueError: in one line, if there is no such file, or the robot cannot be simulated or
@@ -87,17 +88,25 @@ def read_description(path: str, strength: float) -> Description:
     """
     try:
         facts = os.stat(path)
-        return _read_description(path, strength, facts.st_mtime_ns, facts.st_size)
-    except FileNotFoundError:
-        return _read_description.__wrapped__(path, strength, 0, 0)  # which says what is missing
+        changed = facts.st_mtime_ns, facts.st_size
+        return _read_description(path, strength, link_contact, *changed)
+    except FileNotFoundError:  # say what is missing
+        return _read_description.__wrapped__(path, strength, link_contact, 0, 0)
 
 
 @functools.lru_cache(maxsize=8)
-def _read_description(path: str, strength: float, changed: int, size: int) -> Description:
+def _read_description(
+    path: str, strength: float, link_contact: bool, changed: int, size: int
+) -> Description:
     del changed, size  # they make another file of the same name another robot
     urdf = path.lower().endswith(".urdf")
+    if not (urdf or link_contact):
+        raise ValueError(f"{path}: link_contact is for URDFs; an MJCF has contype and conaffinity")
     try:
-        model = load_urdf(path, floating_base=True) if urdf else load_mjcf(path)
+        if urdf:
+            model = load_urdf(path, floating_base=True, link_contact=link_contact)
+        else:
+            model = load_mjcf(path)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
     spec = parse_description(path, urdf=urdf)

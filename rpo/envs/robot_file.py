@@ -55,6 +55,8 @@ class RobotSettings(RandomizedSettings):
     """Physics steps per action; 0 chooses them from the stiffest spring."""
     strength: float = 0.0
     """Joint force at an action of one, for a description without actuators or effort limits."""
+    link_contact: bool = True
+    """Of a URDF: whether links may touch one another, or the ground only."""
     target_speed: float = 1.0
     """Speed along the world's x axis that is asked for, m/s."""
     speed_weight: float = 2.0
@@ -115,7 +117,9 @@ class RobotFile(RobotTask):
         """
         self.settings = settings or RobotSettings()
         self.randomization = self.settings.randomization
-        self.description = read_description(os.fspath(path), self.settings.strength)
+        self.description = read_description(
+            os.fspath(path), self.settings.strength, self.settings.link_contact
+        )
         self.model = self.description.model
         self.step_settings = _step_settings(self.description, self.settings)
         entries = self._observation_entries()
@@ -152,7 +156,8 @@ class RobotFile(RobotTask):
         step, robot = self.step_settings, self.description
         return (
             f"{self.spec.name}: {self.model.nv} degrees of freedom, {self.spec.action_size} "
-            f"actions, {1 / step.control_dt:.0f} actions/s, {step.substeps} substeps of "
+            f"action{'s' * (self.spec.action_size != 1)}, {1 / step.control_dt:.0f} actions/s, "
+            f"{step.substeps} substeps of "
             f"{1e3 * step.control_dt / step.substeps:.2g} ms (fastest spring "
             f"{robot.rates.spring:.3g} rad/s, damper {robot.rates.damper:.3g} 1/s), root starts at "
             f"{robot.height:.2f} m"

@@ -90,6 +90,15 @@ def load_mjcf(
     return _finish(label, model, inertia, None, name or spec.modelname)
 
 
+_REMEDIES = {
+    "set contype and conaffinity so that they do not meet": (
+        "let links touch the ground only (link_contact=False)"
+    ),
+    "set contype and conaffinity to 0": "leave its collision out",
+}
+"""What a URDF has in the place of MJCF's masks."""
+
+
 def load_urdf(
     source: Source,
     *,
@@ -134,7 +143,13 @@ def load_urdf(
         model.geom_contype[plane] = 0
     model.geom_friction[:, 0] = friction_coefficient
     numbers = all_numbers(contact, limit, pairs, joint_friction)
-    return _finish(label, model, "physical", numbers, name or spec.modelname)
+    try:
+        return _finish(label, model, "physical", numbers, name or spec.modelname)
+    except ValueError as error:
+        told = str(error)
+        for mjcf, urdf in _REMEDIES.items():
+            told = told.replace(mjcf, urdf)
+        raise ValueError(told) from None
 
 
 def parse_description(source: Source, *, urdf: bool = False) -> Any:
@@ -179,7 +194,10 @@ def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return call(*arguments)
     except ValueError as error:
-        raise ValueError(f"{label}: {_one_line(str(error))}") from None
+        said = _one_line(str(error)).removeprefix("Error: ")
+        if "'package:" in said:
+            said += "; write paths of meshes relative to the description"
+        raise ValueError(said if said.startswith(f"{label} ") else f"{label}: {said}") from None
     finally:
         mujoco.set_mju_user_warning(None)
         for message in messages:

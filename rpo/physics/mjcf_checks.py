@@ -163,6 +163,8 @@ class _Scan:
         label = f"{tag} {attributes['name']!r}" if "name" in attributes else tag
         if tag in ("plugin", "extension"):
             raise ValueError(f"{label} is not supported")
+        if tag.startswith("{") and "xacro}" in tag:
+            raise ValueError("it holds xacro macros; expand them first: xacro FILE > robot.urdf")
         for name, value in attributes.items():
             if name not in _WORDS:
                 _check_numbers(f"{label}: {name}", name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import mujoco
@@ -29,16 +30,14 @@ def add_bones(spec: mujoco.MjSpec) -> None:
 
 def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
     """From where a body is attached to its own shapes and to its children, if nothing else does."""
-    origin = np.zeros(3)
+    hubs = _hubs(model, body)
+    hub = hubs[-1]
     shapes = [g for g in range(model.ngeom) if model.geom_bodyid[g] == body]
-    rods: list[tuple[Point, Point]] = []
-    if model.body_jntnum[body]:
-        anchor = model.jnt_pos[model.body_jntadr[body]].copy()
-        rods.append((anchor, origin))
-    rods += [(origin, model.geom_pos[g].copy()) for g in shapes if _distance(model, g, origin) > 0]
+    rods = list(itertools.pairwise(hubs))
+    rods += [(hub, model.geom_pos[g].copy()) for g in shapes if _distance(model, g, hub) > 0]
     if body > 1 or not shapes:  # what hangs on a trunk has joints at its surface
-        places = model.body_pos[model.body_parentid == body]
-        rods += [(origin, place) for place in np.unique(places.round(4), axis=0)]
+        places = [_place(model, child) for child in np.flatnonzero(model.body_parentid == body)]
+        rods += [(hub, place) for place in np.unique(np.round(places, 4), axis=0)] if places else []
 
     def near(point: Point) -> bool:
         return any(_distance(model, g, point) <= COVERED for g in shapes)
@@ -48,6 +47,26 @@ def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
         for start, end in rods
         if np.linalg.norm(end - start) > COVERED and not (near(start) and near(end))
     ]
+
+
+def _hubs(model: mujoco.MjModel, body: int) -> list[Point]:
+    """What a body turns about one after the other, in its axes; its frame if it does not turn.
+
+    Where the frame of one that turns is means nothing, and neither does a slide's place.
+    """
+    first, turning = model.body_jntadr[body], mujoco.mjtJoint
+    own = range(first, first + model.body_jntnum[body])
+    kinds = {int(turning.mjJNT_HINGE), int(turning.mjJNT_BALL)}
+    anchors = [model.jnt_pos[k].copy() for k in own if int(model.jnt_type[k]) in kinds]
+    return anchors or [np.zeros(3)]
+
+
+def _place(model: mujoco.MjModel, body: int) -> Point:
+    """Where a body hangs on its parent, in the parent's axes."""
+    turned = np.zeros(3)
+    mujoco.mju_rotVecQuat(turned, _hubs(model, body)[0], model.body_quat[body])
+    place: Point = model.body_pos[body] + turned
+    return place
 
 
 def _distance(model: mujoco.MjModel, geom: int, point: Point) -> float:

@@ -46,7 +46,8 @@ FIXED_LOOK = (40.0, -35.0, 1.6)
 def paint(spec: mujoco.MjSpec, width: int, height: int) -> mujoco.MjModel:
     """Compiles a robot's description with sky, ground, lights and colours.
 
-    Geoms that have a colour of their own keep it.
+    Geoms that have a colour of their own keep it, but for the ground. Lights of the description are
+    switched off: with ours they would make one white of the ground.
 
     Args:
         spec: the robot's; is changed.
@@ -61,7 +62,14 @@ def paint(spec: mujoco.MjSpec, width: int, height: int) -> mujoco.MjModel:
     spec.visual.map.zfar = 200.0
     spec.visual.rgba.haze = [*np.mean(SKY, axis=0), 1.0]
     texture, builtin = mujoco.mjtTexture, mujoco.mjtBuiltin
-    _add_texture(spec, "rpo_sky", texture.mjTEXTURE_SKYBOX, builtin.mjBUILTIN_GRADIENT, SKY)
+    for light in spec.lights:
+        light.active = False
+    skies = [own for own in spec.textures if own.type == texture.mjTEXTURE_SKYBOX]
+    for sky in skies:
+        if sky.builtin != builtin.mjBUILTIN_NONE:  # a photograph stays
+            sky.builtin, sky.rgb1, sky.rgb2 = builtin.mjBUILTIN_GRADIENT, *SKY
+    if not skies:
+        _add_texture(spec, "rpo_sky", texture.mjTEXTURE_SKYBOX, builtin.mjBUILTIN_GRADIENT, SKY)
     ground = _add_texture(
         spec, "rpo_ground", texture.mjTEXTURE_2D, builtin.mjBUILTIN_CHECKER, GROUND
     )
@@ -70,7 +78,7 @@ def paint(spec: mujoco.MjSpec, width: int, height: int) -> mujoco.MjModel:
     material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = "rpo_ground"
     for geom in spec.geoms:
         if geom.type == mujoco.mjtGeom.mjGEOM_PLANE:
-            geom.material = "rpo_ground"
+            geom.material, geom.rgba = "rpo_ground", UNPAINTED  # the material's
     dress(spec)
     _add_light(spec)
     model = spec.compile()

@@ -94,28 +94,49 @@ def test_environments_are_independent(arm: Arm) -> None:
         np.testing.assert_allclose(x[1:2], y, atol=1e-6)
 
 
-def test_derivative(arm: Arm) -> None:
-    inputs = some(2)
-    weight = jnp.asarray([[1.0, -0.5], [0.3, 0.8]])
+def compare_derivatives(value: Any, inputs: tuple[Any, ...], tolerance: float) -> None:
+    """Those by every entry of the inputs with central differences."""
+    found = jax.jit(jax.grad(value, argnums=tuple(range(len(inputs)))))(*inputs)
+    value, step = jax.jit(value), 1e-2
+    for number, gradient in enumerate(found):
+        expected = np.zeros(gradient.shape)
+        for entry in np.ndindex(gradient.shape):
+            ahead, back = (
+                [x.at[entry].add(by) if k == number else x for k, x in enumerate(inputs)]
+                for by in (step, -step)
+            )
+            expected[entry] = (value(*ahead) - value(*back)) / (2 * step)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=tolerance * scale)
+
+
+def test_derivative_over_several_control_steps() -> None:
+    """So long ones that the mass matrix changes within each: every substep needs its own."""
+    newton, weight = NewtonStep(ARM, 0.1, 40, ground=False), jnp.asarray([[1.0, -0.5], [0.3, 0.8]])
 
     def value(q: Any, qd: Any, force: Any) -> Any:
-        after, speed = arm.newton(q, qd, force)
-        after, speed = arm.newton(after, speed, force)
+        after, speed = jax.lax.scan(lambda s, f: (newton(*s, f), None), (q, qd), force)[0]
         return (weight * after).sum() + 0.1 * (weight * speed).sum()
 
-    found = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(*inputs)
-    value = jax.jit(value)
-    for number, gradient in enumerate(found):
-        step = 1e-2
-        for row, column in np.ndindex(2, 2):
-            moved = [
-                x.at[row, column].add(step) if k == number else x for k, x in enumerate(inputs)
-            ]
-            back = [
-                x.at[row, column].add(-step) if k == number else x for k, x in enumerate(inputs)
-            ]
-            expected = (value(*moved) - value(*back)) / (2 * step)
-            np.testing.assert_allclose(gradient[row, column], expected, rtol=0.03, atol=3e-4)
+    q, qd, _ = some(2)
+    force = jnp.asarray(np.random.default_rng(1).uniform(-3, 3, (3, 2, 2)), jnp.float32)
+    compare_derivatives(value, (q, 4 * qd, force), 0.01)
+
+
+@pytest.mark.xfail(strict=True, reason="Newton 1.8.0 differentiates contact wrongly")
+def test_derivative_on_the_ground() -> None:
+    """On a level floor a ball ends as much further along as it starts."""
+    ball = """<mujoco><worldbody><body pos="0 0 0.3"><freejoint/>
+      <geom type="sphere" size="0.3" mass="5"/></body></worldbody></mujoco>"""
+    newton = NewtonStep(ball, 0.001, 1)
+    q = jnp.asarray(newton.start[None]).at[:, 2].set(0.297)
+    qd = jnp.zeros((1, newton.num_velocities)).at[0, 0].set(0.3).at[0, 2].set(-0.3)
+
+    def value(x: Any) -> Any:
+        after, speed = newton(q.at[0, 0].set(x), qd, jnp.zeros_like(qd))
+        return after[0, 0] + speed.sum()
+
+    np.testing.assert_allclose(jax.grad(value)(0.0), 1.0, rtol=1e-3)
 
 
 def test_maps_over_seeds(arm: Arm) -> None:

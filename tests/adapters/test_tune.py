@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -67,3 +68,22 @@ def test_on_the_pendulum(tune: ModuleType, tmp_path: Path) -> None:
     study = tune.search(tmp_path, 2, 64 * 32 * 8)
     assert study.best_value > -1000
     assert (tmp_path / f"trial-{study.best_trial.number}" / "policy.npz").exists()
+
+
+@pytest.mark.nightly
+def test_side_by_side_and_again(tmp_path: Path) -> None:
+    """As a user types it: two workers of Ray to the end, then one more trial of the same study."""
+    pytest.importorskip("ray")
+
+    def run(*words: str) -> str:
+        steps = str(64 * 32 * 4)
+        command = [sys.executable, str(EXAMPLE), str(tmp_path), "--steps", steps, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "trial " in run("--trials", "2", "--workers", "2")
+    ended = len(list(tmp_path.glob("trial-*/policy.npz")))
+    assert ended >= 2  # a worker may have begun a third one when the second was not over
+    assert "trial " in run("--trials", str(ended + 1))
+    assert len(list(tmp_path.glob("trial-*/policy.npz"))) == ended + 1

@@ -60,7 +60,7 @@ def test_everything_follows_from_the_description(tmp_path: Path) -> None:
     np.testing.assert_allclose(env.model.contact_stiffness, expected)
     step = env.step_settings
     assert step.control_dt / step.substeps <= env.description.rates.longest_step
-    assert "1 actions" in env.summary() and f"{step.substeps} substeps" in env.summary()
+    assert "1 action, " in env.summary() and f"{step.substeps} substeps" in env.summary()
 
 
 def test_what_the_description_or_the_user_says_is_kept(tmp_path: Path) -> None:
@@ -139,6 +139,27 @@ def test_a_urdf_moves_by_its_efforts(tmp_path: Path) -> None:
         rpo.envs.make(str(weak))
     strong = rpo.envs.make(str(weak), strength=7.0)
     assert isinstance(strong, RobotFile) and strong.description.action_scale.item() == 7
+
+
+def test_links_of_a_urdf_may_touch_the_ground_only(tmp_path: Path) -> None:
+    """As URDFs are often meant; an MJCF has masks for it."""
+    link = """<link name="{name}"><inertial><mass value="1"/>
+        <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>
+        <collision><geometry><cylinder length="0.4" radius="0.1"/></geometry></collision></link>"""
+    joint = """<joint name="{child}" type="revolute"><parent link="{parent}"/>
+        <child link="{child}"/><axis xyz="0 1 0"/>
+        <limit lower="-1" upper="1" effort="5" velocity="3"/></joint>"""
+    links = "".join(link.format(name=name) for name in "abc")
+    joints = joint.format(parent="a", child="b") + joint.format(parent="b", child="c")
+    path = tmp_path / "legs.urdf"
+    path.write_text(f'<robot name="legs">{links}{joints}</robot>')
+    with pytest.raises(ValueError, match=r"touch the ground only \(link_contact=False\), or use"):
+        rpo.envs.make(str(path))
+    env = rpo.envs.make(str(path), link_contact=False)
+    assert isinstance(env, RobotFile) and len(env.model.geoms.pairs) == 0
+    assert set(env.model.contact_link) == {0, 1, 2}
+    with pytest.raises(ValueError, match=r"leg\.xml: link_contact is for URDFs"):
+        robot(tmp_path, link_contact=False)
 
 
 @pytest.mark.parametrize(

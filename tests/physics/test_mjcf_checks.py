@@ -60,6 +60,10 @@ from tests.physics.test_mjcf import SPHERE, mjcf, refusal
         ),
         ('<!DOCTYPE m [<!ENTITY a "aaa">]>' + mjcf(), "entities are not supported"),
         ("<mujoco", "XML parse error"),
+        (
+            '<robot xmlns:xacro="http://ros.org/wiki/xacro"><xacro:property name="m"/></robot>',
+            "expand them first: xacro FILE > robot.urdf",
+        ),
     ],
 )
 def test_numbers_and_sizes_are_refused_by_name(xml: str, message: str) -> None:
@@ -76,7 +80,7 @@ def test_a_name_is_no_number() -> None:
 
 
 def test_files_are_plain_and_includes_end(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a plain file"):
+    with pytest.raises(ValueError, match=f"^{tmp_path} is not a plain file$"):
         load_mjcf(tmp_path)
     os.mkfifo(tmp_path / "pipe.xml")
     with pytest.raises(ValueError, match="not a plain file"):
@@ -91,6 +95,14 @@ def test_files_are_plain_and_includes_end(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="damping holds nan"):
         load_mjcf(path)
+
+
+def test_meshes_that_ros_would_find() -> None:
+    """MuJoCo's line, without the word that we say ourselves, and what to do."""
+    mesh = '<collision><geometry><mesh filename="package://x/y.stl"/></geometry></collision>'
+    with pytest.raises(ValueError, match="description: Error opening file") as caught:
+        load_urdf(f'<robot name="r"><link name="base">{mesh}</link></robot>', floating_base=True)
+    assert str(caught.value).endswith("; write paths of meshes relative to the description")
 
 
 @pytest.mark.parametrize(

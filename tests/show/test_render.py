@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import imageio_ffmpeg
+import mujoco
 import numpy as np
 import pytest
 from PIL import Image
@@ -237,3 +238,32 @@ def test_limbs_hang_together(task: str, rods: int) -> None:
     assert after.ngeom - before.ngeom == rods
     np.testing.assert_array_equal(after.body_mass, before.body_mass)
     assert not after.geom_contype[after.geom_rgba[:, 0] == np.float32(0.80)].any()
+
+
+def test_ground_sky_and_light_of_a_description_give_way_to_ours() -> None:
+    """Those of Gymnasium's robots would leave nothing of the ground but white."""
+    spec = mujoco.MjSpec.from_string(
+        """<mujoco><asset><texture type="skybox" builtin="flat" rgb1="0 1 0" width="8" height="8"/>
+        </asset><worldbody><light name="theirs"/><geom type="plane" size="1 1 1" rgba="1 0 0 1"/>
+        <body><freejoint/><geom size="0.1" rgba="0 0 1 1"/></body></worldbody></mujoco>"""
+    )
+    model = scenes.paint(spec, 64, 64)
+    assert [model.light(k).active.item() for k in range(model.nlight)] == [0, 1]
+    assert (model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX).sum() == 1
+    pixels = model.tex_data[: 3 * 64].reshape(-1, 3).astype(int)
+    assert (pixels[:, 2] > pixels[:, 1]).all()  # blue rather than green
+    np.testing.assert_allclose(model.geom_rgba, [[0.5, 0.5, 0.5, 1], [0, 0, 1, 1]])
+
+
+def test_frames_and_slides_away_from_a_limb_need_no_rod() -> None:
+    """As in Gymnasium's walker: a rod from its root's slides would hide the legs."""
+    spec = mujoco.MjSpec.from_string(
+        """<mujoco><worldbody><body pos="0 0 1">
+          <joint type="slide" axis="1 0 0" pos="0 0 -1"/><joint axis="0 1 0"/>
+          <geom type="capsule" size="0.05" fromto="0 0 0.2 0 0 -0.2"/>
+          <body pos="0.2 0 -0.3"><joint axis="0 1 0" pos="-0.2 0 0.1"/>
+            <geom type="capsule" size="0.05" fromto="-0.2 0 0.1 0 0 0.1"/></body>
+        </body></worldbody></mujoco>"""
+    )
+    add_bones(spec)
+    assert spec.compile().ngeom == 2

@@ -113,6 +113,7 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("nothing", 2, "unknown command 'nothing'; known: train, evaluate"),
         ("train", 2, "name a task"),
         ("train nothing", 2, "unknown task 'nothing'; known: hopper, ant, anymal, humanoid, hand"),
+        ("train robot.sdf", 2, "ends in .xml, .mjcf or .urdf, a task of your own is FILE.py:CLASS"),
         ("train missing.xml", 2, "'missing.xml': no such robot description"),
         ("train ant --algorithm nothing", 2, "unknown algorithm 'nothing'"),
         ("train ant --preset nothing", 2, "unknown preset 'nothing'"),
