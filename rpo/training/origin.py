@@ -95,6 +95,10 @@ def read_own(run: Run, program: Program) -> tuple[Path, Progressing, dict[str, A
     path, state, facts = found
     if facts.get("run") != run.config.get("id"):
         raise CheckpointError(f"checkpoint {path} is of another run")
+    if facts["iteration"] > program.selection.iterations:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be: the run has {program.selection.iterations} iterations"
+        )
     return path, state, facts, Race.resume(program.selection, facts, path)
 
 

@@ -6,6 +6,7 @@ See `rpo.training.array_file` for the format.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ class Network:
         action_size = policy.mean_head.weight.shape[-1]
         return cls(kind, widths[0][0], action_size, tuple(width for _, width in widths))
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019  (tracing takes longer than reading the file)
     def shapes(self) -> Actor:
         """An actor of this kind whose leaves are mere shapes."""
 

@@ -26,12 +26,12 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-CHUNK = 1000
+CHUNK = 500
 """Inputs between two looks at the clock."""
 POOL = 2000
 """Inputs that others are put together from."""
-TAKEN_COUNT = 20
-"""So many times an input that was taken is among them: most are refused."""
+TAKEN_COUNT = {"mjcf": 20, "urdf": 20}
+"""So many times an input that was taken is among them, where most are refused."""
 ADDRESS_SPACE = 16 * 2**30
 INSTRUMENTED = (
     "rpo.physics.mjcf",
@@ -71,12 +71,13 @@ def _random(asked: argparse.Namespace, seconds: float | None) -> int:
     begin, done, each = time.monotonic(), 0, 1 + asked.recombine
     pool: list[tuple[Any, ...]] = []
     latest: list[Any] = []
+    more = TAKEN_COUNT.get(asked.target, 1) - 1
 
     def take(*arguments: Any) -> None:
         latest[:], taken = arguments, targets.counted[f"{asked.target} taken"]
         call(*arguments)
         if targets.counted[f"{asked.target} taken"] > taken:  # more of these are worth having
-            pool.extend([arguments] * (TAKEN_COUNT - 1))
+            pool.extend([arguments] * more)
         pool.append(arguments)
 
     while (time.monotonic() - begin < seconds) if seconds is not None else done < asked.inputs:

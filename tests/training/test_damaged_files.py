@@ -15,9 +15,11 @@ import pytest
 from rpo.errors import CheckpointError, RunError
 from rpo.show.curves import plot_runs
 from rpo.training import Run, checkpoint, train
+from rpo.training.array_file import read_arrays, write_arrays
 from rpo.training.checkpoint import require_facts, restore_last, save_checkpoint
 from rpo.training.evaluation import Evaluation, store_evaluation
 from rpo.training.metrics import MetricsTable, read_metrics
+from rpo.training.origin import restore
 from rpo.training.run_files import write_json
 from rpo.training.selection import Race, Selection
 from tests.training.fakes import PENDULUM
@@ -127,7 +129,7 @@ def test_other_programs_directories_lead_nowhere_either(copy: Path, tmp_path: Pa
 
 
 def test_directories_without_end(copy: Path) -> None:
-    copy.joinpath(*"a" * 1500).mkdir(parents=True)
+    copy.joinpath(*"a" * 20).mkdir(parents=True)
     with pytest.raises(RunError, match="more than 10 deep"):
         Run.load(copy)
 
@@ -291,6 +293,15 @@ def test_a_checkpoint_of_another_run_is_refused(copy: Path, finished_run: Run) -
 
     with pytest.raises(CheckpointError, match="is of another run"):
         load_policies(Run(copy, Run.load(copy).config, finished_run.env))
+
+
+def test_a_checkpoint_beyond_the_end_is_refused(copy: Path, finished_run: Run) -> None:
+    checkpoints = copy / "checkpoints"
+    facts, arrays, _ = read_arrays(checkpoints / "iteration_00000030.npz", "checkpoint", "")
+    later = facts | {"iteration": 31}
+    write_arrays(checkpoints / "iteration_00000031.npz", "checkpoint", later, arrays)
+    with pytest.raises(CheckpointError, match="cannot be: the run has 30 iterations"):
+        restore(Run.load(copy), finished_run.resolved())
 
 
 @pytest.mark.parametrize("numbers", [None, [[0]], [[0, 5]], [[1, 0]], [["0", "1"]], 3])
