@@ -174,8 +174,9 @@ def _size(path: Path) -> int:
 
 
 def _about_time(seconds: float | None) -> str:
-    known = seconds is not None and math.isfinite(seconds)
-    return f"about {duration(math.ceil(seconds))}" if known else "unknown"
+    if seconds is None or not math.isfinite(seconds):
+        return "unknown"
+    return f"about {duration(math.ceil(seconds))}"
 
 
 def _about_size(size: float | None) -> str:

@@ -160,7 +160,8 @@ def _require_room_to_start(env: Env, key: Array, episodes: int) -> None:
 
 def _require_room_to_advance(*arguments: Any, episodes: int) -> None:
     """Refuses more of them than memory holds while they go on, before any has."""
-    compiled = _advance.lower(*arguments).compile().compiled
+    advance: Any = _advance  # jitted by equinox, whose types do not say so
+    compiled = advance.lower(*arguments).compile().compiled
     words = "episodes of about {} would fit"
     require_room_to_run(compiled, 1, episodes, "a step of so many episodes", words)
 
