@@ -255,11 +255,11 @@ class Runs:
 
     def act(self, source: Run | Path) -> None:
         """What whoever needs but the policies does: they are float arrays, and finite."""
-        own = None
-        if isinstance(source, Run) and source.config["task"] == "echo":
-            own = self.env
+        of_run = isinstance(source, Run)
+        task = source.config["task"] if of_run else open_policies(source).facts.task
+        own = self.env if task == "echo" else None
         files = [open_policies(source, own)]
-        files += open_moments(source) if isinstance(source, Run) else []
+        files += open_moments(source) if of_run else []
         for file in files:
             for actor in file.actors("last"):
                 for leaf in jax.tree.leaves(actor):
