@@ -2,6 +2,7 @@
 
     python benchmarks/soak.py kill --kills 100 --json results/soak/kill.json
     python benchmarks/soak.py watch --hours 6 --json results/soak/watch.json
+    python benchmarks/soak.py saves --count 1500 --json results/soak/saves.json
 
 `kill` trains every method on every task without interruption first. Then it starts the same
 trainings again, kills each process (SIGKILL) at a random moment (while it starts, compiles, trains,
@@ -10,6 +11,9 @@ and compared with the uninterrupted one: metrics, every array of the checkpoint,
 equal bit for bit. Ends with status 1 if one is not, or cannot be resumed.
 
 `watch` trains for as long as it is told, and samples the memory and the open files of the process.
+
+`saves` writes checkpoints one after the other, and samples the same: what grows with each of them
+shows far sooner than in a training.
 """
 
 from __future__ import annotations
@@ -34,8 +38,11 @@ from record import write_record
 
 from rpo import algorithms
 from rpo.training import Run
+from rpo.training.checkpoint import save_checkpoint
 from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.origin import restore
+from rpo.training.program import Program
+from rpo.training.settings import resolve
 
 PENDULUM = "examples/pendulum.py:Pendulum"
 SETTINGS: dict[str, Any] = {
@@ -275,13 +282,35 @@ def watch(asked: argparse.Namespace, work: Path) -> int:
     return 0 if status in (0, 130) else 1
 
 
+def saves(asked: argparse.Namespace, work: Path) -> int:
+    """Writes checkpoints and samples; see the module."""
+    settings = SETTINGS | {"actor_hidden_sizes": (128, 64, 64)}
+    program = Program(resolve(asked.tasks[0], settings=settings))
+    state = program.to_host(program.init())
+    samples, every = [], max(asked.count // 20, 1)
+    for k in range(1, asked.count + 1):
+        save_checkpoint(work / "checkpoints", state, {"iteration": k, "seconds": 1.0})
+        if k == 1 or k % every == 0:
+            samples.append({"saves": k, **sample(os.getpid())})
+    shutil.rmtree(work / "checkpoints")
+    first, last = samples[0], samples[-1]
+    record = {"task": asked.tasks[0], "saves": asked.count}
+    record |= {f"{name}_first": first[name] for name in ("resident_mib", "open_files")}
+    record |= {f"{name}_last": last[name] for name in ("resident_mib", "open_files")}
+    print(json.dumps(record, indent=2))
+    if asked.json:
+        write_record(asked.json, samples, **record)
+    return 0
+
+
 def main() -> int:
     """Parses and runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("kill", "watch"))
+    parser.add_argument("what", choices=("kill", "watch", "saves"))
     parser.add_argument("--tasks", nargs="+", default=[PENDULUM])
     parser.add_argument("--methods", nargs="+", default=list(algorithms.names()))
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--count", type=int, default=1500, help="of saves")
     parser.add_argument("--hours", type=float, help="at most; for watch: for so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="directory for the runs, by default a new one")
@@ -291,7 +320,7 @@ def main() -> int:
         asked.hours = 6.0
     work = asked.work or Path(tempfile.mkdtemp(prefix="rpo_soak_"))
     work.mkdir(parents=True, exist_ok=True)
-    return kill(asked, work) if asked.what == "kill" else watch(asked, work)
+    return {"kill": kill, "watch": watch, "saves": saves}[asked.what](asked, work)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,10 @@ def _counts(form: Any, default: Any) -> set[str]:
         return set()
     names: set[str] = set()
     for field in dataclasses.fields(form):
-        inner = getattr(default, field.name, None)
+        usual = None if field.default is dataclasses.MISSING else field.default
+        if field.default_factory is not dataclasses.MISSING:
+            usual = field.default_factory()
+        inner = getattr(default, field.name, usual)
         if dataclasses.is_dataclass(inner):
             names |= _counts(type(inner), inner)
         elif re.search(r"\bint\b", str(field.type)):
@@ -109,16 +112,18 @@ def _written_out(word: str) -> str:
 
 
 def _first_paragraph(box: str) -> str:
-    """The text above the first rule of tyro's boxed message, as one line."""
+    """The text above the first rule of tyro's message, which has a title and may be in a box, as
+    one line."""
     words: list[str] = []
-    for line in box.splitlines():
+    for line in box.splitlines()[1:]:
         text = line.strip("│╭╮╰╯ ")
-        if line.startswith("╭"):
-            continue
-        if not text.strip("─"):
+        if text.strip("─-"):
+            words.append(text)
+        elif words:
             break
-        words.append(text)
-    text = " ".join(" ".join(words).split())
+    # Lines are broken within numbers and words, too.
+    whole = re.sub(r"(?<=\d,)\n(?=\d{3}\b)|(?<=\w-)\n(?=\w)", "", "\n".join(words))
+    text = " ".join(whole.split())
     return re.sub(r"^Error parsing \w[\w-]*: ", "", text)  # tyro's name of a group of settings
 
 

@@ -71,7 +71,8 @@ def train(arguments: list[str]) -> int:
         raise UsageError(f"name a task: rpo train TASK, with TASK one of {', '.join(envs.names())}")
     algorithm, arguments = value_of("algorithm", arguments)
     preset, arguments = value_of("preset", arguments)
-    algorithm, preset = algorithm or "rpo", preset or "fast"
+    algorithm = "rpo" if algorithm is None else algorithm
+    preset = "fast" if preset is None else preset
     parsed, settings = _read(_train_form(task, algorithm, preset), arguments, f"rpo train {task}")
     if is_description(task):
         try:
@@ -93,7 +94,7 @@ def _train_from(path: Path, task: str | None, arguments: list[str]) -> int:
     task = task_of(path, task, trust)
     one = {"devices": 1}  # JAX must not start before the processes have joined
     given, algorithm, preset, settings = settings_from(
-        Run.load(path), task, algorithm or "rpo", one
+        Run.load(path), task, "rpo" if algorithm is None else algorithm, one
     )
     resolved = resolve(given, algorithm, preset, settings)
     task_class = task_settings_class(given)

@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from rpo.algorithms.config import per_mille
 from rpo.algorithms.devices import gather_environments
 from rpo.algorithms.keys import StartKeys
 from rpo.algorithms.optimizer import OptimizerState
@@ -343,8 +344,8 @@ def start_environments(
     dtype = jax.dtypes.canonicalize_dtype(float)
     state = env.reset(key, num_envs)
     limit, index = env.spec.episode_length, jnp.arange(num_envs)
-    per_mille = min(round(1000 * short_share), 999)  # exact, however many environments
-    short = (index + 1) * per_mille // 1000 > index * per_mille // 1000
+    share = per_mille(short_share)
+    short = (index + 1) * share // 1000 > index * share // 1000
     first = jnp.where(short, max(limit - short_steps, 0), 0)
     rank = jnp.where(short, jnp.cumsum(short) - 1, index)
     among = jnp.where(short, jnp.maximum(jnp.sum(short), 1), num_envs)
@@ -354,7 +355,7 @@ def start_environments(
         state=dataclasses.replace(state, step_count=age),
         episode_return=_reported_return(age, dtype),
         episode_length=jnp.zeros(num_envs, jnp.int32),
-        first_count=first if per_mille and short_steps < limit else None,
+        first_count=first if share and short_steps < limit else None,
     )
 
 

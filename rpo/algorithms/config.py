@@ -17,6 +17,11 @@ MAX_STEPS = 10**15
 """Of a run; a machine that takes ten million a second would need three years."""
 
 
+def per_mille(share: float) -> int:
+    """A share below 1 in thousandths: exact, however many environments it is of."""
+    return min(round(1000 * share), 999)
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError with `message` unless `condition` holds; for settings."""
     if not condition:
@@ -135,8 +140,8 @@ class MethodConfig:
             0 <= self.policy_average < 1,
             f"policy_average is {self.policy_average}, must be at least 0 and below 1",
         )
-        steps, most = self.total_steps, MAX_STEPS
-        require(1 <= steps <= most, f"total_steps is {steps}, must lie between 1 and {most:,}")
+        steps = self.total_steps
+        require(1 <= steps <= MAX_STEPS, f"total_steps is {steps}, must lie between 1 and 10^15")
         require(
             self.total_iterations < 2**31,  # they are counted in 32 bits
             f"total_steps is {steps}, too many iterations of num_envs x horizon = "
@@ -147,6 +152,30 @@ class MethodConfig:
     def total_iterations(self) -> int:
         """Iterations in a run of `total_steps`, rounded up."""
         return -(-self.total_steps // (self.num_envs * self.horizon))
+
+    @property
+    def short_environments(self) -> int:
+        """How many environments end their episodes early."""
+        return self.num_envs * per_mille(self.short_episodes) // 1000
+
+    def require_effect(self, spec: EnvSpec) -> None:
+        """Refuses settings that would change nothing on a task.
+
+        Raises:
+            ValueError: in one line.
+        """
+        if not self.short_episodes:
+            return
+        require(
+            self.short_episode_steps < spec.episode_length,
+            f"short_episode_steps is {self.short_episode_steps}, must be below the length of an "
+            f"episode, {spec.episode_length}",
+        )
+        require(
+            self.short_environments > 0,
+            f"short_episodes is {self.short_episodes}: of {self.num_envs} environments that is "
+            "none; raise it, or leave it at 0",
+        )
 
     def mirror_of(self, spec: EnvSpec) -> Mirror | None:
         """The task's mirror if networks are to heed it.

@@ -17,6 +17,7 @@ from rpo.training import Run, RunError, SettingsError, train
 from rpo.training.provenance import running
 from rpo.training.settings import Resolved, resolve, task_settings_class
 from rpo.training.task_files import is_task_file
+from rpo.training.typed import typed
 
 RUNS = "runs"
 """Directory of all cells below the output directory; targets share it."""
@@ -161,7 +162,7 @@ def _flat(resolved: Resolved) -> dict[str, Any]:
     task_settings = tuples(resolved.task_settings)
     task_class = task_settings_class(resolved.task)
     if task_class is not None:
-        task_settings = dataclasses.asdict(task_class(**task_settings))
+        task_settings = dataclasses.asdict(task_class(**typed(task_class, task_settings)))
     flat: dict[str, Any] = {"task": resolved.task, "algorithm": resolved.algorithm}
     for settings in (task_settings, vars(resolved.run_settings), vars(resolved.config)):
         flat |= settings

@@ -20,6 +20,7 @@ COST = (
 )
 """Settings that a speed depends on, where a method has them."""
 
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
 MACHINE = ("processor", "cores", "jax_platform", "jax_devices")
 
 
@@ -80,7 +81,7 @@ class Measurements:
             )
             if measured is not None:
                 self._measured[key] = measured
-        except (RunError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (RunError, OSError, ArithmeticError, *_DAMAGE):
             return
 
     def estimate(self, cell: Cell, state: State) -> Estimate:
@@ -118,6 +119,8 @@ def measure(run: Run) -> Measured | None:
         return None
     seeds = len(run.seeds)
     steps, seconds = table["env_steps"].astype(float), table["seconds"]
+    if not (steps[-1] > steps[0] and seconds[-1] > seconds[0] and seeds):
+        return None
     rate = float((steps[-1] - steps[0]) / (seconds[-1] - seconds[0]))
     growing = run.metrics_path.stat().st_size + _size(run.path / "tensorboard")
     return Measured(
@@ -171,7 +174,9 @@ def _size(path: Path) -> int:
 
 
 def _about_time(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"about {duration(math.ceil(seconds))}"
+    if seconds is None or not math.isfinite(seconds):
+        return "unknown"
+    return f"about {duration(math.ceil(seconds))}"
 
 
 def _about_size(size: float | None) -> str:

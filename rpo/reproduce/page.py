@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from rpo.errors import one_line
 from rpo.reproduce.targets import TARGETS
 from rpo.training import RunError
 from rpo.training.provenance import hardware, versions
+from rpo.training.run_files import read_json
 
 PAGE = "index.html"
+MAX_FIGURE_BYTES = 50_000_000
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1d2730; background: #fff;
@@ -74,15 +75,23 @@ Page written with {escape(about)} on {escape(str(machine["processor"]))}
 
 
 def _read(path: Path) -> dict[str, Any]:
+    report: dict[str, Any] = read_json(path)
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if report["target"] not in TARGETS:
             raise ValueError(f"there is no target {report['target']}")
         _check(report)
-        report["directory"] = path.parent
+        report["drawn"] = [_drawn(path.parent / x) for x in report["figures"] if x[-4:] == ".svg"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {one_line(error)}") from error
+        words = f"{path} cannot be read: {one_line(error)[:300]}"
+        raise RunError(f"{words}; its target's own command writes it again") from error
     return report
+
+
+def _drawn(path: Path) -> bytes:
+    """A figure, if it is a plain file of a size that a page may have."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_FIGURE_BYTES:
+        raise ValueError(f"{path.name} is missing, or no figure")
+    return path.read_bytes()
 
 
 _PARTS: dict[str, type] = {
@@ -100,7 +109,7 @@ def _check(report: dict[str, Any]) -> None:
     if any(not isinstance(name, str) or Path(name).name != name for name in report["figures"]):
         raise ValueError("figures must be names of files beside it")
     tables = report["tables"].values()
-    if not all(isinstance(x, list) and all(isinstance(row, list) for row in x) for x in tables):
+    if not all(isinstance(x, list) and x and all(isinstance(r, list) for r in x) for x in tables):
         raise ValueError("tables must be lists of rows")
     texts = [*report["orders"], *report["failed"].values()]
     texts += [*report["cells"].values(), *(c for x in tables for row in x for c in row)]
@@ -117,9 +126,7 @@ def _section(report: dict[str, Any]) -> str:
     parts = [f'<section id="{escape(_anchor(report))}"><h2>{escape(title)}</h2>']
     parts.append(f"<p><code>{escape(report['command'])}</code></p>")
     parts.append(f"<p>The paper: {escape(report['claim'])} {escape(report['note'])}</p>")
-    for name in report["figures"]:
-        if name.endswith(".svg"):
-            parts.append(_image(report["directory"] / name, title))
+    parts += [_image(drawn, title) for drawn in report["drawn"]]
     for heading, table in report["tables"].items():
         parts += [f"<h3>{escape(heading)}</h3>", _table(table)]
     parts.append(_list(report["orders"]))
@@ -135,8 +142,8 @@ def _section(report: dict[str, Any]) -> str:
     return "\n".join(part for part in parts if part) + "</section>"
 
 
-def _image(path: Path, title: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
+def _image(drawn: bytes, title: str) -> str:
+    data = base64.b64encode(drawn).decode()
     return f'<img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}">'
 
 

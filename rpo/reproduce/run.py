@@ -98,12 +98,30 @@ def reproduce(plan: Plan, executor: Executor, say: Say = print) -> Outcome:
             failed[result.cell.name] = trouble
         what = "finished" if trouble is None else f"failed: {trouble}"
         say(f"[{count} of {len(pending)}] {result.cell.name}: {what}")
-    finished = {cell.name: Run.load(cell.path) for cell in plan.cells if cell.name not in failed}
+    finished = _readable(plan, failed, say)
     write_report(plan, finished, failed)
     page = write_page(plan.output)
     say(f"tables and figures: {plan.report}")
     say(f"page: {page}")
     return Outcome(finished, failed, page)
+
+
+def _readable(plan: Plan, failed: dict[str, str], say: Say) -> dict[str, Run]:
+    """Runs of the cells whose results can be read; the others are entered into `failed`."""
+    from rpo.reproduce.tables import results_of
+
+    finished = {}
+    for cell in plan.cells:
+        if cell.name in failed:
+            continue
+        try:
+            run = Run.load(cell.path)
+            results_of(run, plan.target.mode)
+            finished[cell.name] = run
+        except RunError as error:
+            failed[cell.name] = one_line(error)
+            say(f"{cell.name}: failed: {failed[cell.name]}")
+    return finished
 
 
 def _results(executor: Executor, cells: list[Cell], say: Say) -> Iterator[Result]:

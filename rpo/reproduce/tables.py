@@ -62,27 +62,60 @@ def rows_of(plan: Plan, finished: Mapping[str, Run]) -> list[Row]:
         if cell.name not in finished:
             continue
         run = finished[cell.name]
-        try:
-            evaluation = (run.evaluation() or {})[plan.target.mode]
-            scores = np.array(evaluation["mean_return_per_seed"], dtype=float)
-            table = run.metrics()
-            steps, seconds = int(table["env_steps"][-1]), float(table["seconds"][-1])
-            rows.append(
-                Row(
-                    task=cell.task,
-                    label=cell.label,
-                    scores=scores,
-                    episodes=int(evaluation["episodes_per_seed"]),
-                    summary=summarize(scores[:, None]),
-                    steps=steps,
-                    minutes=seconds / len(run.seeds) / 60,
-                    paper=plan.target.paper.get(cell.task, {}).get(cell.label),
-                    command=cell.command(),
-                )
+        found = results_of(run, plan.target.mode)
+        rows.append(
+            Row(
+                task=cell.task,
+                label=cell.label,
+                scores=found.scores,
+                episodes=found.episodes,
+                summary=summarize(found.scores[:, None]),
+                steps=found.steps,
+                minutes=found.seconds / len(run.seeds) / 60,
+                paper=plan.target.paper.get(cell.task, {}).get(cell.label),
+                command=cell.command(),
             )
-        except (LookupError, ValueError, TypeError) as error:
-            raise RunError(f"{run.path}: results cannot be read: {error!r}") from error
+        )
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a finished run has come to.
+
+    Args:
+        scores: mean return of each seed's evaluation, finite.
+        episodes: per seed.
+        steps: environment steps of each seed.
+        seconds: of training, all seeds together.
+    """
+
+    scores: Float[np.ndarray, " seeds"]
+    episodes: int
+    steps: int
+    seconds: float
+
+
+def results_of(run: Run, mode: str) -> Results:
+    """The results of a finished run, whose policies acted in this way.
+
+    Raises:
+        RunError: if its evaluation or its metrics are not what they should be.
+    """
+    try:
+        evaluation = (run.evaluation() or {})[mode]
+        scores = np.array(evaluation["mean_return_per_seed"], dtype=float)
+        if scores.shape != (len(run.seeds),) or not np.isfinite(scores).all():
+            raise ValueError(f"{scores.size} returns of {len(run.seeds)} seeds, or not finite")
+        table = run.metrics()
+        return Results(
+            scores,
+            int(evaluation["episodes_per_seed"]),
+            int(table["env_steps"][-1]),
+            float(table["seconds"][-1]),
+        )
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise RunError(f"{run.path}: results cannot be read: {error!r}") from error
 
 
 def comparison(plan: Plan, rows: Sequence[Row]) -> Table:

@@ -27,6 +27,8 @@ from rpo.training.needs import need
 Picture = UInt8[np.ndarray, "height width 3"]
 Sink = Callable[[Picture], None]
 
+MAX_PIXELS = 8192
+"""Of a picture in each direction; encoders take little more."""
 CAMERA_SECONDS = 0.5
 """The camera follows the mean position of so long a time."""
 INK = (28, 38, 48)
@@ -72,6 +74,22 @@ class Format:
             raise SettingsError(f"fps is {self.fps}, must lie between 1 and 120")
 
 
+def arrangement(panels: int, form: Format) -> tuple[int, tuple[int, int]]:
+    """Columns of so many panels, and the size of the picture in pixels (width, height).
+
+    Raises:
+        SettingsError: if it is too large.
+    """
+    columns = math.ceil(math.sqrt(panels))
+    size = (columns * form.width, math.ceil(panels / columns) * form.height)
+    if max(size) > MAX_PIXELS:
+        raise SettingsError(
+            f"the picture would have {size[0]} x {size[1]} pixels, may have {MAX_PIXELS} each way; "
+            "lower envs, width or height"
+        )
+    return columns, size
+
+
 class Film:
     """The frames of a film, in the order of time."""
 
@@ -87,7 +105,7 @@ class Film:
             skip: seconds to leave out at the start.
 
         Raises:
-            SettingsError: if all of the film would be left out.
+            SettingsError: if all of the film would be left out, or its picture is too large.
             RunError: if there is no OpenGL to draw with.
         """
         seconds = max(panel.episodes.seconds for panel in panels)
@@ -97,10 +115,8 @@ class Film:
             )
         self.count = max(round((seconds - skip) * form.fps), 1)
         self._panels, self._form, self._skip = panels, form, skip
+        self._columns, self.size = arrangement(len(panels), form)
         self._stage = Stage(spec, form.width, form.height)
-        self._columns = math.ceil(math.sqrt(len(panels)))
-        rows = math.ceil(len(panels) / self._columns)
-        self.size = (self._columns * form.width, rows * form.height)
         self._font = ImageFont.load_default(size=max(round(form.height / 26), 10))
         self._targets = [self._path(panel) for panel in panels]
 
@@ -182,25 +198,38 @@ def write_film(
 
 
 def _sink(output: Path, film: Film, fps: int) -> AbstractContextManager[Sink]:
-    options: dict[str, dict[str, Any]] = {
-        # half the time of the encoder's default preset, for a tenth more bytes
-        ".mp4": {"codec": "libx264", "quality": 7, "output_params": ["-preset", "veryfast"]},
-        ".webm": {"codec": "libvpx-vp9", "quality": None, "output_params": ["-crf", "32"]},
-        ".gif": {
-            "codec": "gif",
-            "quality": None,
-            "pix_fmt_out": "pal8",
-            "output_params": ["-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse"],
-        },
-    }
+    require_possible(output)
     if not output.suffix:
         return _pictures(output)
-    if output.suffix not in options:
-        known = ", ".join(options)
+    return _encoder(output, film, fps, _ENCODERS[output.suffix])
+
+
+_ENCODERS: dict[str, dict[str, Any]] = {
+    # half the time of the encoder's default preset, for a tenth more bytes
+    ".mp4": {"codec": "libx264", "quality": 7, "output_params": ["-preset", "veryfast"]},
+    ".webm": {"codec": "libvpx-vp9", "quality": None, "output_params": ["-crf", "32"]},
+    ".gif": {
+        "codec": "gif",
+        "quality": None,
+        "pix_fmt_out": "pal8",
+        "output_params": ["-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse"],
+    },
+}
+
+
+def require_possible(output: Path) -> None:
+    """Refuses a film of a format that nobody writes here, and pictures among others.
+
+    Raises:
+        RunError: naming the formats that are known, or what is in the way.
+    """
+    if output.suffix and output.suffix not in _ENCODERS:
+        known = ", ".join(_ENCODERS)
         raise RunError(
             f"{output} has no suffix that is known ({known}; none for a directory of PNG pictures)"
         )
-    return _encoder(output, film, fps, options[output.suffix])
+    if not output.suffix and output.exists():
+        raise RunError(f"{output} exists; choose another --output")
 
 
 @contextmanager
@@ -259,8 +288,6 @@ def _stopped(output: Path, written: int) -> OSError:
 
 @contextmanager
 def _pictures(output: Path) -> Iterator[Sink]:
-    if output.exists():
-        raise RunError(f"{output} exists; choose another --output")
     temporary = output.with_name(f"{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

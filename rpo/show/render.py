@@ -7,7 +7,14 @@ from pathlib import Path
 
 from rpo.envs.base import Env
 from rpo.show.episode import record_episodes, robot_of
-from rpo.show.film import Film, Format, Panel, write_film
+from rpo.show.film import (
+    Film,
+    Format,
+    Panel,
+    arrangement,
+    require_possible,
+    write_film,
+)
 from rpo.show.scenes import Scene
 from rpo.training.policies import Policy, Source, env_of, open_moments, open_policies
 from rpo.training.policy_file import PolicyFile
@@ -41,11 +48,17 @@ def render(
         SettingsError: if a figure is out of range.
         OSError: if the film cannot be written.
     """
-    panels, chosen = _panels(source, scene or Scene(), env)
+    scene = scene or Scene()
+    files = open_moments(source) if scene.checkpoint == "all" else [open_policies(source, env)]
+    count = len(files) * scene.envs
     if form is None:
         fps = 25 if output.suffix == ".gif" else 30
-        form = Format(fps=fps) if len(panels) == 1 else Format(320, 240, fps)
-    film = Film(robot_of(chosen), panels, form, skip=scene.skip if scene else 0.0)
+        form = Format(fps=fps) if count == 1 else Format(320, 240, fps)
+    require_possible(output)  # before the long work
+    arrangement(count, form)
+    chosen = env_of(source, files[-1], env)
+    panels = _panels(files, scene, chosen)
+    film = Film(robot_of(chosen), panels, form, skip=scene.skip)
     try:
         write_film(film, output, form.fps, progress)
     finally:
@@ -53,9 +66,7 @@ def render(
     return film.count
 
 
-def _panels(source: Source, scene: Scene, env: Env | str | None) -> tuple[list[Panel], Env]:
-    files = open_moments(source) if scene.checkpoint == "all" else [open_policies(source, env)]
-    chosen = env_of(source, files[-1], env)
+def _panels(files: list[PolicyFile], scene: Scene, chosen: Env) -> list[Panel]:
     panels = []
     for file in files:
         actors = file.actors("best" if scene.checkpoint == "best" else "last")
@@ -68,7 +79,7 @@ def _panels(source: Source, scene: Scene, env: Env | str | None) -> tuple[list[P
             steps=scene.steps(chosen),
         )
         panels += [Panel(_title(file, scene), episodes, k) for k in range(scene.envs)]
-    return panels, chosen
+    return panels
 
 
 def _title(file: PolicyFile, scene: Scene) -> str:

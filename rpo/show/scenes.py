@@ -6,8 +6,12 @@ import dataclasses
 from typing import Literal
 
 from rpo.envs.base import Env
+from rpo.errors import SettingsError
 
 Checkpoint = Literal["last", "best", "all"]
+MAX_ENVS = 256
+LONGEST = 10**6
+"""Seconds of an episode."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,9 @@ class Scene:
         start: seed of the random starts and of the noise.
         skip: seconds of the episode to leave out at its start.
         seconds: at most so much of what follows, all of it by default.
+
+    Raises:
+        SettingsError: if a figure is out of range.
     """
 
     seed: int | None = None
@@ -32,6 +39,16 @@ class Scene:
     start: int = 0
     skip: float = 0.0
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("envs", self.envs, 1, MAX_ENVS),
+            ("start", self.start, 0, 2**31 - 1),
+            ("skip", self.skip, 0, LONGEST),
+            ("seconds", 1 if self.seconds is None else self.seconds, 0, LONGEST),
+        ):
+            if not low <= value <= high:  # nor NaN
+                raise SettingsError(f"{name} is {value}, must lie between {low} and {high:,}")
 
     def steps(self, env: Env) -> int | None:
         """How many steps of an episode to play; None for all."""

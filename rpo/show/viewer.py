@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from rpo.envs.base import Env
-from rpo.errors import RunError
+from rpo.errors import RunError, SettingsError
 from rpo.show.details import Details, look_into
 from rpo.show.episode import Episodes, Push, can_be_pushed, record_episodes, robot_of
 from rpo.show.page import place_camera, start_server, stop_server
@@ -124,6 +124,7 @@ class Viewer:
         """
         viser = need("viser", "view")
         scene = scene or Scene()
+        require_free_port(host, port)  # before the long work
         self.policies = Policies(source, env)
         task = self.policies.env
         robot = robot_of(task)
@@ -139,7 +140,6 @@ class Viewer:
         self.episodes: Episodes
         self.details: Details
         self._load(first)
-        require_free_port(host, port)
         self.server = start_server(viser, host, port)
         self._robot = Robot3D(self.server, robot)
         place_camera(self.server, self._robot)
@@ -229,7 +229,7 @@ class Viewer:
             try:
                 self._load(Choice(*self.panel.choice()))
                 self.panel.load(self.episodes, self.details)
-            except RunError as error:
+            except (RunError, SettingsError) as error:
                 self.panel.busy(f"error: {error}")
 
 
@@ -239,15 +239,18 @@ def require_free_port(host: str, port: int) -> None:
     Raises:
         RunError: in one line.
     """
-    if port == 0:
-        return
+    if port != 0:
+        _bind(host, port, "--port")
+
+
+def _bind(host: str, port: int, remedy: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, ValueError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            words = f"cannot listen at {host}:{port} ({reason}); choose another --port"
+            words = f"cannot listen at {host}:{port} ({reason}); choose another {remedy}"
             raise RunError(words) from error
 
 
@@ -257,6 +260,7 @@ def first_free_port(host: str, first: int = 8080) -> int:
     Raises:
         RunError: if a hundred of them are taken, or the host is not one of this machine's.
     """
+    _bind(host, 0, "--host")  # once, and not for every port: a name may take long to be found
     for port in range(first, first + 99):
         with contextlib.suppress(RunError):
             require_free_port(host, port)

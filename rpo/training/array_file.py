@@ -28,7 +28,7 @@ Description = dict[str, list[Any]]
 
 FORMAT = 1
 METADATA = "metadata.json"
-MAX_METADATA_BYTES = 64_000_000
+MAX_METADATA_BYTES = 16_000_000
 
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # equal contents give equal files
 
@@ -78,9 +78,7 @@ def read_arrays(
         raise CheckpointError(f"there is no {noun} {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(METADATA).file_size > MAX_METADATA_BYTES:
-                raise ValueError("its metadata is too large")
-            metadata = json.loads(archive.read(METADATA))
+            metadata = _metadata(archive)
             if metadata["format"] != FORMAT:
                 raise CheckpointError(
                     f"{noun} {path} has format {str(metadata['format'])[:20]}, this program reads "
@@ -104,10 +102,24 @@ def read_arrays(
     return facts, arrays, metadata["digest"]
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """One array, if it is as long as its header says."""
+def _metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
+    info = archive.getinfo(METADATA)
+    _require_stored(info)
+    if info.file_size > MAX_METADATA_BYTES:
+        raise ValueError("its metadata is too large")
+    metadata: dict[str, Any] = json.loads(archive.read(info))
+    return metadata
+
+
+def _require_stored(info: zipfile.ZipInfo) -> None:
+    """Unpacking takes the memory that the packed bytes ask for, whatever their header says."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename[:80]} is compressed")
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array, if it is as long as its header says."""
+    _require_stored(info)
     with archive.open(info) as entry:
         if np.lib.format.read_magic(entry) != (1, 0):
             raise ValueError(f"{info.filename[:80]} has a header of another version")

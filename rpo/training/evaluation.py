@@ -20,11 +20,14 @@ from rpo.envs.base import Env, EpisodicEnv
 from rpo.envs.randomization import OFF
 from rpo.errors import RunError, SettingsError
 from rpo.nets import Actor
+from rpo.training.memory import require_memory, require_room_to_run
 from rpo.training.policies import Policy, Source, env_of, open_policies
 from rpo.training.policy_file import WhichCheckpoint
 from rpo.training.run import Run
 from rpo.training.run_files import set_aside, write_json
 
+FEW_EPISODES = 4096
+"""At once; more of them may need more memory than there is."""
 STEPS_PER_CALL = 125
 """Steps of one compiled call; between calls the evaluation may find that all episodes are over."""
 
@@ -107,8 +110,13 @@ def evaluate_policy(
     env = policy.env
     noise = jax.random.key_data(noise_key)
     without_noise = jnp.asarray(deterministic)
-    running = jnp.ones(episodes, bool)
-    carry = _Carry(_start(env, start_key, episodes), running, ~running)
+    many = episodes > FEW_EPISODES
+    if many:
+        _require_room_to_start(env, start_key, episodes)
+    carry = _start(env, start_key, episodes)
+    if many:
+        step = (env, policy.actor, carry, noise, jnp.asarray(0), without_noise)
+        _require_room_to_advance(*step, episodes=episodes)
     for first in range(0, env.spec.episode_length, STEPS_PER_CALL):
         carry = _advance(env, policy.actor, carry, noise, jnp.asarray(first), without_noise)
         if not carry.running.any():
@@ -143,9 +151,25 @@ def _nominal(policy: Policy) -> Policy:
     )
 
 
+def _require_room_to_start(env: Env, key: Array, episodes: int) -> None:
+    """Refuses more episodes at once than memory holds; nothing is computed."""
+    shapes = eqx.filter_eval_shape(_start, env, key, episodes)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    require_memory(2 * size, f"{episodes:,} episodes at once need", "lower episodes")
+
+
+def _require_room_to_advance(*arguments: Any, episodes: int) -> None:
+    """Refuses more of them than memory holds while they go on, before any has."""
+    advance: Any = _advance  # jitted by equinox, whose types do not say so
+    compiled = advance.lower(*arguments).compile().compiled
+    words = "episodes of about {} would fit"
+    require_room_to_run(compiled, 1, episodes, "a step of so many episodes", words)
+
+
 @eqx.filter_jit
-def _start(env: Env, key: Array, episodes: int) -> Environments:
-    return start_environments(env, key, episodes)
+def _start(env: Env, key: Array, episodes: int) -> _Carry:
+    running = jnp.ones(episodes, bool)
+    return _Carry(start_environments(env, key, episodes), running, ~running)
 
 
 @eqx.filter_jit

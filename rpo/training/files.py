@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ def replacing(path: Path) -> Iterator[Path]:
     a reader sees the old contents or the new, never a part.
 
     Raises:
-        OSError: if the file cannot be flushed to the disk or renamed.
+        OSError: if the file cannot be flushed to the disk or renamed, or `path` is a directory.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # encoders go by the suffix
     temporary.unlink(missing_ok=True)  # a link would lead elsewhere
     try:

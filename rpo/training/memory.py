@@ -112,13 +112,21 @@ def require_fitting(program: Any, config: Any) -> None:
     )
 
 
-def require_room_to_run(compiled: Any, devices: int, num_envs: int) -> None:
+def require_room_to_run(
+    compiled: Any,
+    devices: int,
+    count: int,
+    what: str = "the compiled training step",
+    lower: str = "num_envs of about {} would fit; block_size and horizon matter too",
+) -> None:
     """Refuses a compiled program whose intermediate results do not fit.
 
     Args:
         compiled: by JAX.
         devices: of the machine that run it side by side, in the same memory.
-        num_envs: environments of a training.
+        count: environments of a training, or whatever its size grows with.
+        what: the program is.
+        lower: says how large the count may be.
 
     Raises:
         SettingsError: with what would fit.
@@ -129,12 +137,8 @@ def require_room_to_run(compiled: Any, devices: int, num_envs: int) -> None:
         return
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     needed = devices * (found.temp_size_in_bytes + max(new, 0))
-    fitting = _rounded(num_envs * available // max(needed, 1))
-    require_memory(
-        needed,
-        "the compiled training step needs",
-        f"num_envs of about {max(fitting, 1):,} would fit; block_size and horizon matter too",
-    )
+    fitting = max(_rounded(count * available // max(needed, 1)), 1)
+    require_memory(needed, f"{what} needs", lower.format(f"{fitting:,}"))
 
 
 def _size(tree: Any) -> int:

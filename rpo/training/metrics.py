@@ -9,9 +9,10 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -25,6 +26,8 @@ from rpo.training.run_files import set_aside
 KEY_COLUMNS = ("iteration", "seed", "env_steps")
 WALL_CLOCK_COLUMNS = ("seconds", "steps_per_second")
 """The only columns that differ between two equal runs."""
+
+MAX_LINE_BYTES = 4_000_000
 
 Table = dict[str, np.ndarray]
 
@@ -128,25 +131,47 @@ def read_metrics(path: Path) -> Table:
     """
     if path.exists() and not path.is_file():
         raise RunError(f"{path} is not a plain file")
-    with path.open(newline="", encoding="utf-8") as file:
-        try:
-            rows = list(csv.reader(file))
-        except (csv.Error, ValueError) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
-    if not rows:
+    with path.open("rb") as file:
+        return _columns(path, _lines(file))
+
+
+def _columns(path: Path, lines: Iterator[str]) -> Table:
+    first = next(lines, None)
+    if first is None:
         return {name: np.zeros(0) for name in (*KEY_COLUMNS, *WALL_CLOCK_COLUMNS)}
-    if not _is_head(rows[0]):
+    head = _fields(first)
+    if not _is_head(head):
         raise RunError(f"{path} is damaged: its first line names no columns")
-    if len(rows) > 1 and not _is_row(rows[-1], rows[0]):
-        rows.pop()
-    for number, row in enumerate(rows[1:], 2):
-        if not _is_row(row, rows[0]):
-            raise RunError(f"{path} is damaged in line {number}")
+    keys, values, cut_short = array("q"), array("d"), False
+    for number, line in enumerate(lines, 2):
+        row = _fields(line)
+        numbers = None if cut_short else _numbers(row, head)
+        if numbers is not None:
+            keys.extend(map(int, row[: len(KEY_COLUMNS)]))
+            values.extend(numbers[len(KEY_COLUMNS) :])
+        elif cut_short or not _may_be_cut(row, head):
+            raise RunError(f"{path} is damaged in line {number - cut_short}")
+        else:
+            cut_short = True  # if no line follows
     table: Table = {}
-    for k, name in enumerate(rows[0]):
-        kind = np.int64 if name in KEY_COLUMNS else np.float64
-        table[name] = np.array([row[k] for row in rows[1:]], dtype=kind)
+    for names, kind, found in (
+        (head[: len(KEY_COLUMNS)], np.int64, keys),
+        (head[len(KEY_COLUMNS) :], np.float64, values),
+    ):
+        columns = np.array(found, kind).reshape(-1, len(names))
+        table |= {name: columns[:, k].copy() for k, name in enumerate(names)}
     return table
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The lines with their ends; one that is too long to be a row is given in part, and the last.
+
+    Some files have no lines: reading on could take all memory.
+    """
+    while line := file.readline(MAX_LINE_BYTES):
+        yield line.decode("utf-8", errors="replace")
+        if len(line) == MAX_LINE_BYTES:
+            return
 
 
 def _is_head(row: list[str]) -> bool:
@@ -154,15 +179,21 @@ def _is_head(row: list[str]) -> bool:
     return row[: len(first)] == first and len(set(row)) == len(row)
 
 
-def _is_row(row: list[str], head: list[str]) -> bool:
-    """Whether a row has a number for every column, and whole ones where they must be."""
+def _may_be_cut(row: list[str], head: list[str]) -> bool:
+    """Whether this can be what a kill has left of a row."""
+    return 0 < len(row) <= len(head)
+
+
+def _numbers(row: list[str], head: list[str]) -> list[float] | None:
+    """A row's numbers if it has one for every column, and whole ones where they must be."""
     keys, times = row[: len(KEY_COLUMNS)], row[len(KEY_COLUMNS) :][: len(WALL_CLOCK_COLUMNS)]
     try:
         numbers = [float(value) for value in row]
     except ValueError:
-        return False
+        return None
     whole = all(value.isascii() and value.isdigit() and len(value) < 19 for value in keys)
-    return whole and len(numbers) == len(head) and all(0 <= float(time) < 1e300 for time in times)
+    sound = whole and len(numbers) == len(head) and all(0 <= float(time) < 1e300 for time in times)
+    return numbers if sound else None
 
 
 def _truncate(path: Path, iteration: int, mark: Mark | None) -> list[str]:
@@ -200,18 +231,21 @@ def _earlier(path: Path, iteration: int) -> tuple[list[str], bool]:
     """Lines up to an iteration that can be read, the head first; whether that is all of them."""
     if not path.exists():
         return [], False
-    lines = path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
-    head = _fields(lines[0]) if lines else []
-    if not _is_head(head):
-        return [], False
-    kept, sound = [lines[0]], True
-    for line in lines[1:]:
-        row = _fields(line)
-        if not line.endswith("\n") or not _is_row(row, head):
-            # Cut short at the very end by a kill: computed again.
-            sound = sound and line is lines[-1]
-        elif int(row[0]) <= iteration:
-            kept.append(line)
+    with path.open("rb") as file:
+        lines = _lines(file)
+        first = next(lines, "")
+        head = _fields(first)
+        if not _is_head(head):
+            return [], False
+        kept, sound, cut = [first], True, False
+        for line in lines:
+            row = _fields(line)
+            sound = sound and not cut
+            if line.endswith("\n") and _numbers(row, head) is not None:
+                kept += [line] if int(row[0]) <= iteration else []
+            else:
+                # Cut short at the very end by a kill: computed again.
+                cut, sound = True, sound and _may_be_cut(row, head)
     return kept, sound
 
 

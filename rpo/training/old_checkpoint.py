@@ -80,6 +80,6 @@ def read_old_checkpoint(path: Path, check: Callable[[Any], None]) -> tuple[dict[
     for name in sorted(arrays):
         total.update(name.encode())
         total.update(np.ascontiguousarray(arrays[name]).data)
-    if total.hexdigest() != facts["digest"]:
+    if total.hexdigest() != facts.get("digest"):
         raise CheckpointError(f"checkpoint {path} is damaged: its contents do not match its digest")
     return facts, arrays

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from rpo.envs.base import Env
+from rpo.envs.robot_file import is_description
 from rpo.errors import CheckpointError, RunError, SettingsError
 from rpo.nets import Actor
 from rpo.training import processes
@@ -27,7 +28,7 @@ from rpo.training.program import Program, Progressing
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, is_known
-from rpo.training.task_files import is_task_file
+from rpo.training.task_files import is_task_file, recorded_description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,10 @@ def read_own(run: Run, program: Program) -> tuple[Path, Progressing, dict[str, A
     path, state, facts = found
     if facts.get("run") != run.config.get("id"):
         raise CheckpointError(f"checkpoint {path} is of another run")
+    if facts["iteration"] > program.selection.iterations:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be: the run has {program.selection.iterations} iterations"
+        )
     return path, state, facts, Race.resume(program.selection, facts, path)
 
 
@@ -129,6 +134,8 @@ def settings_from(
     kept |= resolved.task_settings if same_task else {}
     kept |= vars(resolved.run_settings) | {"candidates": 1, "devices": None}
     task: Env | str = env if env is not None else resolved.task
+    if env is None and is_description(resolved.task):  # where it was, not what is called so here
+        task = recorded_description(run.path, run.config)
     preset = resolved.preset if same_task else "fast"
     return task, resolved.algorithm, preset, kept | dict(settings)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from rpo import envs
 from rpo.envs.base import Env, EnvSpec
+from rpo.envs.robot_file import is_description
 from rpo.errors import CheckpointError, RunError, SettingsError, one_line
 from rpo.nets import Actor
 from rpo.training import processes
@@ -32,7 +33,13 @@ from rpo.training.program import Program, Progressing, Standing, standing
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, is_known, make_env
-from rpo.training.task_files import is_task_file, load_task
+from rpo.training.task_files import (
+    is_task_file,
+    load_task,
+    recorded_description,
+    recorded_digest,
+    trusted_task,
+)
 
 MOMENTS = 10
 """Policies are kept at the start of a training and at the end of each of so many equal parts."""
@@ -145,6 +152,7 @@ def _contents(
         action_units=spec.action_units,
         control_dt=spec.control_dt,
         run=run.config.get("id"),
+        task_sha256=recorded_digest(run.config),
     )
     return PolicyFile(facts, last, best)
 
@@ -235,23 +243,29 @@ def env_of(source: Source, file: PolicyFile, env: Env | str | None = None) -> En
     if isinstance(source, Run) or Path(source).is_dir():
         run = source if isinstance(source, Run) else Run.load(source)
         chosen = run.resolved(env).env
-    elif env is not None:
-        chosen = load_task(env) if isinstance(env, str) else env
+    elif isinstance(env, Env):
+        chosen = env
     else:
-        chosen = _recorded_env(file)
+        chosen = _task_of_file(Path(source), file.facts, env)
     _require_sizes(chosen.spec, file.facts.network)
     return chosen
 
 
-def _recorded_env(file: PolicyFile) -> Env:
-    facts = file.facts
+def _task_of_file(path: Path, facts: PolicyFacts, task: str | None) -> Env:
+    """The task of a policy file: what the user names, or the one it was trained on, if its name is
+    enough to make it."""
+    recorded = {"task": facts.task, "task_file": {"sha256": facts.task_sha256}}
+    if task is not None:
+        return load_task(trusted_task(path, recorded, task, trust=False))
     if is_task_file(facts.task) or not is_known(facts.task):
         raise RunError(
             f"the policy was trained on {facts.task}, an environment of your own; give it as the "
             "task (a file is executed)"
         )
+    described = is_description(facts.task)
+    name = recorded_description(path, recorded) if described else facts.task
     try:
-        return make_env(facts.task, facts.task_settings)
+        return make_env(name, facts.task_settings)
     except ValueError as error:
         raise RunError(f"the policy's task: {one_line(error)}") from error
 

@@ -6,12 +6,14 @@ See `rpo.training.array_file` for the format.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rpo.errors import CheckpointError, SettingsError
 from rpo.nets import (
@@ -29,8 +31,12 @@ from rpo.training.array_file import (
     reason,
     write_arrays,
 )
+from rpo.training.run_files import MAX_TEXT
+from rpo.training.typed import typed
 
 _KIND = "policies"
+MAX_LAYERS = 102
+"""Observation and action included."""
 
 WhichCheckpoint = Literal["last", "best"]
 
@@ -56,6 +62,13 @@ class Network:
     action_size: int
     hidden_sizes: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        sizes = (self.observation_size, self.action_size, *self.hidden_sizes)
+        if self.kind not in _KINDS:
+            raise ValueError(f"there are no policies of the kind {self.kind[:20]!r}")
+        if len(sizes) > MAX_LAYERS or not all(1 <= size < 2**31 for size in sizes):
+            raise ValueError("its network has sizes that cannot be")
+
     @classmethod
     def of(cls, policy: GaussianPolicy) -> Network:
         """The sizes of a policy, whose arrays may lead with the seeds."""
@@ -64,6 +77,7 @@ class Network:
         action_size = policy.mean_head.weight.shape[-1]
         return cls(kind, widths[0][0], action_size, tuple(width for _, width in widths))
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019  (tracing takes longer than reading the file)
     def shapes(self) -> Actor:
         """An actor of this kind whose leaves are mere shapes."""
 
@@ -95,6 +109,7 @@ class PolicyFacts:
         observation_units, action_units: what a value of 1 means, by entry; empty likewise.
         control_dt: seconds between two actions.
         run: id of the run, None in files of earlier versions.
+        task_sha256: of the file that the task is, if it is one; None in files of earlier versions.
     """
 
     task: str
@@ -113,13 +128,40 @@ class PolicyFacts:
     action_units: tuple[str, ...]
     control_dt: float
     run: str | None = None
+    task_sha256: str | None = None
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> PolicyFacts:
-        """The facts as they were stored; more or fewer of them are a TypeError."""
-        tuples = {name: tuple(v) for name, v in stored.items() if isinstance(v, list)}
-        network = stored["network"] | {"hidden_sizes": tuple(stored["network"]["hidden_sizes"])}
-        return cls(**(stored | tuples | {"network": Network(**network)}))
+        """The facts as they were stored, all of the right kind.
+
+        Raises:
+            ValueError: naming the first one that cannot be.
+            TypeError: if there are more or fewer of them.
+        """
+        network = Network(**typed(Network, stored["network"]))
+        facts = cls(**typed(cls, stored | {"network": network}))
+        for name, holds in facts._holds().items():
+            if not holds:
+                raise ValueError(f"its {name} cannot be")
+        return facts
+
+    def _holds(self) -> dict[str, bool]:
+        """By name, whether a fact can be."""
+        observations, actions = self.network.observation_size, self.network.action_size
+        return {
+            "task": len(self.task) <= MAX_TEXT,
+            "task_settings": isinstance(self.task_settings, dict),
+            "seeds": len(set(self.seeds)) == len(self.seeds) > 0,
+            "episode_returns": len(self.episode_returns) == len(self.seeds),
+            "iteration": 0 <= self.iteration <= self.total_iterations,
+            "total_iterations": self.total_iterations > 0,
+            "env_steps": self.env_steps >= 0,
+            "control_dt": self.control_dt > 0,
+            "observation_names": len(self.observation_names) in (0, observations),
+            "observation_units": len(self.observation_units) in (0, observations),
+            "action_names": len(self.action_names) in (0, actions),
+            "action_units": len(self.action_units) in (0, actions),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +232,8 @@ def read_policy_file(path: Path) -> PolicyFile:
         facts = PolicyFacts.from_json(stored)
         last = _rebuild(facts, arrays, "last")
         best = _rebuild(facts, arrays, "best") if any(n[:5] == "best/" for n in arrays) else None
+    except CheckpointError as error:
+        raise CheckpointError(f"policy file {path} is of no use: {error}") from None
     except Exception as error:  # whatever foreign facts come up with
         raise CheckpointError(
             f"policy file {path} is damaged or not one of ours: {reason(error)}"
@@ -203,6 +247,10 @@ def _rebuild(facts: PolicyFacts, arrays: Arrays, which: str) -> Actor:
         array, expected = arrays[f"{which}/{name}"], (len(facts.seeds), *shape)
         if array.shape != expected:
             raise ValueError(f"{name} has shape {array.shape}, must be {expected}")
+        if array.dtype.kind != "f":
+            raise ValueError(f"{name} holds {array.dtype}, must hold numbers with a fraction")
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"the policy's {name} holds numbers that are not finite")
         found.append(array)
     actor: Actor = jax.tree.unflatten(jax.tree.structure(shapes), found)
     return actor

@@ -18,6 +18,8 @@ from rpo.training.files import replacing
 MAX_JSON_BYTES = 50_000_000
 MAX_TEXT = 4096
 """Length of a name in a config."""
+MAX_DEPTH = 10
+"""Of directories in a run directory."""
 
 _SECTIONS: dict[str, type] = {
     "task": str,
@@ -31,7 +33,7 @@ _SECTIONS: dict[str, type] = {
 
 
 def require_plain(directory: Path) -> None:
-    """Refuses a run directory that holds links, devices or pipes.
+    """Refuses a run directory that holds links, devices or pipes, or directories without end.
 
     A link would let reading hang, and writing reach a file elsewhere.
 
@@ -39,14 +41,16 @@ def require_plain(directory: Path) -> None:
         RunError: naming the first one.
     """
     for where, directories, files in os.walk(directory, followlinks=False):
-        if Path(where) == directory and "wandb" in directories:
-            directories.remove("wandb")  # never read here; that program keeps links in it
+        if len(Path(where).parts) - len(directory.parts) > MAX_DEPTH:
+            raise RunError(f"{directory} holds directories more than {MAX_DEPTH} deep")
         for name in (*directories, *files):
             path = Path(where) / name
             if path.is_symlink():
                 raise RunError(f"{path} is a link; a run directory holds plain files only")
             if not path.is_dir() and not path.is_file() and path.exists():
                 raise RunError(f"{path} is not a plain file")
+        if Path(where) == directory and "wandb" in directories:
+            directories.remove("wandb")  # never read here; that program keeps links in it
 
 
 def read_json(path: Path) -> Any:
@@ -89,6 +93,8 @@ def check_config(path: Path, config: Any, version: int) -> dict[str, Any]:
             raise RunError(f"{path} is damaged: {name} is not a whole number in its range")
     if config["run_settings"]["seeds"] > 2**20:
         raise RunError(f"{path} is damaged: seeds is out of range")
+    if not isinstance(config.get("origin"), dict | None):
+        raise RunError(f"{path} is damaged: origin is not what it should be")
     if not all(isinstance(session, dict) for session in config["sessions"]):
         raise RunError(f"{path} is damaged: a session is not what it should be")
     return config

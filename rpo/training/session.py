@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rpo.errors import TrainingError, one_line
+from rpo.errors import CheckpointError, TrainingError, one_line
 from rpo.training import processes
 from rpo.training.checkpoint import last_checkpoint, save_checkpoint
 from rpo.training.evaluation import evaluate_policies, store_evaluation
@@ -86,6 +86,7 @@ class Session:
         def read() -> dict[str, Any] | None:
             path = last_checkpoint(self.run.checkpoints)
             if path is None:
+                require_no_policy(self.run)
                 return None
             self.reporter.phase(f"reading checkpoint {path.stem}")
             found = read_own(self.run, self.program)
@@ -256,6 +257,20 @@ class Session:
                 "observation or reward that is not finite; those episodes end with reward zero "
                 "(column non_finite_states)"
             )
+
+
+def require_no_policy(run: Run) -> None:
+    """Refuses to begin anew where there was a checkpoint once: its policy would be overwritten.
+
+    Raises:
+        CheckpointError: naming what is lost and what is left.
+    """
+    if run.policy_path.exists():  # which is written after the first checkpoint
+        raise CheckpointError(
+            f"{run.path} has lost its checkpoints, so it cannot go on: put "
+            f"{run.checkpoints.name}/ back, or start a new run; {run.policy_path} still holds the "
+            "trained policies"
+        )
 
 
 def require_finite_updates(metrics: dict[str, np.ndarray], seeds: list[int]) -> None:

@@ -158,6 +158,7 @@ def resolve(
         if task_class is not None:
             task_settings = dataclasses.asdict(task_class(**typed(task_class, mine["task"])))
         env = make_env(task, task_settings)
+        config.require_effect(env.spec)
     except SettingsError:
         raise
     except (ValueError, TypeError) as error:

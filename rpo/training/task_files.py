@@ -217,7 +217,7 @@ def recorded_description(path: Path, config: Mapping[str, Any]) -> str:
         RunError: if the file is another one by now.
     """
     digest, place = _recorded(config)
-    found = [one for one in (place, config["task"]) if isinstance(one, str) and Path(one).is_file()]
+    found = [one for one in (place, config["task"]) if isinstance(one, str) and _is_file(one)]
     if not found or digest is None:
         return found[-1] if found else str(config["task"])
     same = [one for one in found if description_facts(one)["sha256"] == digest]
@@ -227,6 +227,12 @@ def recorded_description(path: Path, config: Mapping[str, Any]) -> str:
             "put that one back, or give the environment yourself (Python: env=...)"
         )
     return same[0]
+
+
+def recorded_digest(config: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the file that a run's task is, None if it is none or nobody has noted it."""
+    digest = _recorded(config)[0]
+    return digest if isinstance(digest, str) else None
 
 
 def _recorded(config: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -242,8 +248,15 @@ def _recorded(config: Mapping[str, Any]) -> tuple[Any, Any]:
 _REMEDY = "The task's own code is at fault; docs/custom-environment.md says what it must define."
 
 
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long for a name
+        return False
+
+
 def _contents(path: Path) -> bytes:
-    if not path.is_file():
+    if not _is_file(path):
         raise SettingsError(f"there is no file {path} (a task of your own is FILE.py:CLASS)")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise SettingsError(f"{path} is too large to be a task")

@@ -12,6 +12,8 @@ from rpo.errors import SettingsError
 LARGEST_FLOAT = 1e30
 """Numbers go into single precision, where larger ones soon overflow."""
 LARGEST_INT = 2**53
+MAX_LENGTH = 100_000
+"""Of a list."""
 
 
 def typed(settings_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +63,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
 def _tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if kinds[-1] is Ellipsis and isinstance(value, int | float):
         value = (value,)
-    if not isinstance(value, list | tuple) or len(value) > 10_000:
-        raise _wrong(name, value, "a list of numbers")
+    if not isinstance(value, list | tuple) or len(value) > MAX_LENGTH:
+        raise _wrong(name, value, "a list")
     if kinds[-1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from pathlib import Path
 from typing import Any
 
 from rpo.errors import RunError, one_line
@@ -46,12 +48,13 @@ class WandbLog:
         known = run.path / "wandb_id.txt"
         if not known.exists():
             known.write_text(secrets.token_hex(4), encoding="utf-8")
+        own_id = _id(known)
         config = {name: value for name, value in run.config.items() if name != "sessions"}
         try:
             return wandb.init(
                 project="rpo",
                 name=run.path.name,
-                id=known.read_text(encoding="utf-8").strip(),
+                id=own_id,
                 resume="allow",
                 dir=str(run.path),
                 config=config,
@@ -62,3 +65,12 @@ class WandbLog:
                 f"Weights & Biases: {one_line(error)[:200]}; `wandb login`, or WANDB_MODE=offline "
                 "keeps the metrics here"
             ) from error
+
+
+def _id(path: Path) -> str:
+    """The id that a run goes on under; the service is asked for nothing else."""
+    with path.open("rb") as file:
+        found = file.read(100).decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[\w-]{1,64}", found, re.ASCII):
+        raise RunError(f"{path} is damaged: it holds no id; delete it to begin under a new one")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -13,9 +14,12 @@ import rpo.envs
 from rpo.envs.gradient_check import check_gradients
 from rpo.envs.robot_file import RobotFile, RobotSettings
 from rpo.errors import RunError
-from rpo.training import Run, SettingsError
+from rpo.training import Run, SettingsError, load_policy
+from rpo.training.origin import settings_from
+from rpo.training.policy_file import write_policy_file
 from rpo.training.settings import resolve
 from tests.marks import nightly
+from tests.show.conftest import untrained
 
 # A torso on two slides and a hinge, with one leg whose rest pose is outside its range.
 PLANAR = """<mujoco><worldbody>{floor}
@@ -216,3 +220,33 @@ def test_a_run_finds_its_description_again_and_knows_another(tmp_path: Path, mon
         run.resolved()
     robot(tmp_path / "elsewhere")  # moved together with the run
     assert run.resolved().env.spec.name == "leg"
+
+
+def test_a_run_that_starts_from_one_takes_its_description_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Run.create(Path("run"), resolve("leg.xml", settings={"total_steps": 1000}))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    robot(elsewhere, rest=MOTOR.replace("20", "21"))  # another robot, but of the same name
+    run = Run.load(tmp_path / "run")
+    assert settings_from(run, None, "rpo", {})[0] == str(tmp_path / "leg.xml")
+    assert settings_from(run, "leg.xml", "rpo", {})[0] == "leg.xml"  # if that is what is asked for
+
+
+def test_a_policy_file_knows_its_description_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    file = untrained("leg.xml")
+    digest = Run.create(Path("run"), resolve("leg.xml")).config["task_file"]["sha256"]
+    file = dataclasses.replace(file, facts=dataclasses.replace(file.facts, task_sha256=digest))
+    write_policy_file(Path("policy.npz"), file)
+    assert load_policy("policy.npz").env.spec.name == "leg"
+    robot(tmp_path, rest=MOTOR.replace("20", "21"))
+    with pytest.raises(RunError, match=r"leg\.xml is not the description that policy\.npz was"):
+        load_policy("policy.npz")

@@ -2,9 +2,11 @@
 
     python -m tests.fuzz mjcf --inputs 100000
     python -m tests.fuzz runs --hours 8
+    python -m tests.fuzz mjcf --inputs 100000 --recombine 50
     python -m tests.fuzz mjcf --hours 8 --guided     # by coverage, with atheris
 
-Without `--guided` inputs come from hypothesis, which shrinks a failing one and prints it; with it
+Without `--guided` inputs come from hypothesis, which shrinks a failing one and prints it; with
+`--recombine` so many more for each of them are made of their pieces, far faster. With `--guided`
 atheris turns bytes into such inputs (`fuzz_one_input`) and keeps those that reach new code. Ends
 with exit status 1 and the input at the first broken promise.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import sys
 import time
@@ -23,8 +26,12 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-CHUNK = 1000
+CHUNK = 500
 """Inputs between two looks at the clock."""
+POOL = 2000
+"""Inputs that others are put together from."""
+TAKEN_COUNT = {"mjcf": 20, "urdf": 20}
+"""So many times an input that was taken is among them, where most are refused."""
 ADDRESS_SPACE = 16 * 2**30
 INSTRUMENTED = (
     "rpo.physics.mjcf",
@@ -49,6 +56,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--hours", type=float, help="instead of a number of inputs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recombine", type=int, default=0, help="inputs for each that is drawn")
     parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
     asked = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
@@ -57,19 +65,35 @@ def main() -> int:
 
 
 def _random(asked: argparse.Namespace, seconds: float | None) -> int:
-    from tests.fuzz import targets
+    from tests.fuzz import recombine, targets
 
     call, strategies = targets.target(asked.target), targets.STRATEGIES[asked.target]
-    begin, done = time.monotonic(), 0
+    begin, done, each = time.monotonic(), 0, 1 + asked.recombine
+    pool: list[tuple[Any, ...]] = []
+    latest: list[Any] = []
+    more = TAKEN_COUNT.get(asked.target, 1) - 1
+
+    def take(*arguments: Any) -> None:
+        latest[:], taken = arguments, targets.counted[f"{asked.target} taken"]
+        call(*arguments)
+        if targets.counted[f"{asked.target} taken"] > taken:  # more of these are worth having
+            pool.extend([arguments] * more)
+        pool.append(arguments)
+
     while (time.monotonic() - begin < seconds) if seconds is not None else done < asked.inputs:
-        count = CHUNK if seconds is not None else min(CHUNK, asked.inputs - done)
-        chunk = seed(asked.seed + done)(_test(call, strategies, count))
+        left = CHUNK if seconds is not None else min(CHUNK, asked.inputs - done)
+        drawn = -(-left // each)
+        chunk = seed(asked.seed + done)(_test(take, strategies, drawn))
+        luck = random.Random(f"{asked.seed} {done}")
         try:
             chunk()
+            for _ in range(left - drawn):
+                take(*recombine.recombined(asked.target, pool, luck))
         except Exception as error:
-            _say(asked.target, begin, failed=repr(error)[:500])
+            _say(asked.target, begin, failed=repr(error)[:500], input=repr(latest))
             raise
-        done += count
+        done += left
+        pool[:] = luck.sample(pool, min(len(pool), POOL))
         _say(asked.target, begin)
     return 0
 

@@ -6,16 +6,20 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from rpo import algorithms, envs
+from rpo.errors import CheckpointError
+from rpo.training.array_file import read_arrays, write_arrays
 from rpo.training.settings import RunSettings
 
 EVIL = "evil.py"
-"""Written beside the run; executing it leaves a mark."""
+"""Written beside the run, which is where everything happens; executing it leaves a mark."""
 
 odd_numbers = st.one_of(
     st.sampled_from((0, 1, -1, 2**31, 2**53 + 1, 10**30, 10**400, 1e308, 1e30, 0.5, 1.0)),
@@ -60,7 +64,9 @@ class Damage:
         file: which file of the run, by its number.
         other: another one, for swaps.
         place: where in the file, from 0 to 1.
-        data: what is put there; for "json" a path through the contents and a value.
+        data: what is put there; for "json" a path through the contents and a value; "facts" the
+            same in a file of arrays, whose digest is made to fit, as a forger would; "array" is an
+            array of another type, shape or contents.
     """
 
     kind: str
@@ -74,11 +80,14 @@ class Damage:
 
 def damages() -> st.SearchStrategy[list[Damage]]:
     """One or two of them."""
-    value = st.one_of(values, st.sampled_from((f"{EVIL}:Evil", "hopper", "nan", "../..")))
+    value = st.one_of(values, st.sampled_from((f"{EVIL}:Evil", "hopper", "nan", "../..", "x.xml")))
     one = st.builds(
         Damage,
         kind=st.sampled_from(
-            ("flip", "cut", "insert", "remove", "swap", "json", "json", "json", "text", "link")
+            (
+                *("flip", "cut", "insert", "remove", "swap", "text", "link"),
+                *("json", "json", "json", "facts", "facts", "facts", "array"),
+            )
         ),
         file=st.integers(0, 1000),
         other=st.integers(0, 1000),
@@ -125,6 +134,9 @@ def apply(run: Path, damage: Damage) -> None:
     elif damage.kind == "json":
         names = [p for p in files if p.suffix == ".json"]
         _edit(names[damage.file % len(names)], lambda contents: _replace(contents, damage))
+    elif damage.kind in ("facts", "array"):
+        names = [p for p in files if p.suffix == ".npz"]
+        _forge(names[damage.file % len(names)], damage)
 
 
 def _edit(path: Path, change: Any) -> None:
@@ -135,6 +147,41 @@ def _edit(path: Path, change: Any) -> None:
     if isinstance(contents, dict | list):
         change(contents)
         path.write_text(json.dumps(contents, default=str), encoding="utf-8", errors="replace")
+
+
+def _forge(path: Path, damage: Damage) -> None:
+    """Changes facts or an array of a file, and makes its digest fit."""
+    kind = "checkpoint" if path.parent.name == "checkpoints" else "policies"
+    try:
+        facts, arrays, _ = read_arrays(path, kind, "file")
+    except CheckpointError:  # damaged already
+        return
+    if damage.kind == "facts":
+        _replace(facts, dataclasses.replace(damage, file=damage.other // 7))
+    else:
+        name = sorted(arrays)[damage.other % len(arrays)]
+        arrays[name] = ODD_ARRAYS[damage.data[0] % len(ODD_ARRAYS)](arrays[name])
+    try:
+        write_arrays(path, kind, facts, arrays)
+    except (ValueError, TypeError):  # a number that JSON does not have
+        return
+
+
+ODD_ARRAYS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda x: x.astype(complex),
+    lambda x: x.astype(str),
+    lambda x: x.astype(bool),
+    lambda x: x.astype(float),
+    lambda x: np.zeros(x.shape, "V8"),
+    lambda x: np.zeros(x.shape, "M8[s]"),
+    lambda x: np.full(x.shape, np.nan, np.float32),
+    lambda x: np.full(x.shape, np.inf, np.float32),
+    lambda x: x.reshape(-1),
+    lambda x: x[:1],
+    lambda x: x[..., None],
+    lambda x: np.zeros((0, *x.shape), x.dtype),
+)
+"""What a forger may put in an array's place."""
 
 
 def _replace(contents: Any, damage: Damage) -> None:

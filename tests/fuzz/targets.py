@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
 import json
@@ -23,16 +24,35 @@ from rpo.envs import EnvSpec
 from rpo.errors import RunError, SettingsError
 from rpo.physics.mjcf import load_mjcf, load_urdf
 from rpo.physics.model import Model
+from rpo.reproduce.estimates import Measurements
+from rpo.reproduce.page import write_page
+from rpo.reproduce.tables import results_of
 from rpo.show.curves import curves_of
 from rpo.training import Run
 from rpo.training.checkpoint import restore_last, save_checkpoint
 from rpo.training.evaluation import Evaluation, store_evaluation
 from rpo.training.metrics import Mark, MetricsTable
+from rpo.training.policies import _from_checkpoint, env_of, open_moments, open_policies
+from rpo.training.policy_file import write_policy_file
 from rpo.training.program import Program
+from rpo.training.run_files import write_json
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, resolve
 from tests.fuzz import robots, runs
 
+REPORT = {
+    "target": "table1",
+    "budget": "smoke",
+    "title": "A",
+    "command": "b",
+    "claim": "c",
+    "note": "",
+    "figures": ["figure.svg"],
+    "orders": ["d"],
+    "failed": {"e": "f"},
+    "tables": {"g": [["h", "i"], ["j", "k"]]},
+    "cells": {"l": "m"},
+}
 MAX_SECONDS = 10.0
 MAX_BYTES = 2 * 2**30
 HANG_SECONDS = 120
@@ -171,6 +191,14 @@ class Runs:
         facts = {"iteration": 2, "seconds": 2.0, "candidates": [[0], [0]]}
         facts |= {"run": run.config["id"], "metrics": dataclasses.asdict(table.mark)}
         save_checkpoint(run.checkpoints, program.to_host(program.init()), facts)
+        file = _from_checkpoint(run, self.env)
+        write_policy_file(run.policy_path, file)
+        write_policy_file(
+            run.moments / "iteration_00000002.npz", dataclasses.replace(file, best=None)
+        )
+        (path / "report").mkdir()
+        (path / "report" / "figure.svg").write_text("<svg/>")
+        write_json(path / "report" / "report.json", REPORT)
         ones = np.ones((2, 3))
         store_evaluation(run, Evaluation(ones, ones.astype(int), True), 1)
         return path
@@ -180,16 +208,26 @@ class Runs:
         copy = runs.copied(self.run, self.work / "copy")
         for damage in done:
             runs.apply(copy, damage)
-        judged("runs", lambda: self.read(copy), (RunError, SettingsError))
+        with contextlib.chdir(self.work):  # where its names lead to the file that must not run
+            judged("runs", lambda: self.read(copy), (RunError, SettingsError))
         if self.mark.exists():
             self.mark.unlink()
             raise BrokenPromiseError("a run's code was executed")
 
     def read(self, path: Path) -> None:
-        """What `evaluate`, `plot` and `--resume` do before they compile anything."""
+        """What the commands do with a run before they compile anything."""
         run = Run.load(path)
         trouble = []
-        for part in (run.evaluation, lambda: curves_of(run), lambda: self.restore(run)):
+        for part in (
+            run.evaluation,
+            lambda: curves_of(run),
+            lambda: self.restore(run),
+            lambda: self.act(run),
+            lambda: self.act(run.policy_path),
+            lambda: results_of(run, "deterministic"),
+            lambda: Measurements([path]),
+            lambda: write_page(path),
+        ):
             try:
                 part()
             except (RunError, SettingsError) as error:
@@ -214,6 +252,21 @@ class Runs:
             Race.resume(program.selection, facts, path)
             for leaf in jax.tree.leaves(state):
                 assert isinstance(leaf, np.ndarray)
+
+    def act(self, source: Run | Path) -> None:
+        """What whoever needs but the policies does: they are float arrays, and finite."""
+        of_run = isinstance(source, Run)
+        task = source.config["task"] if of_run else open_policies(source).facts.task
+        own = self.env if task == "echo" else None
+        files = [open_policies(source, own)]
+        files += open_moments(source) if of_run else []
+        for file in files:
+            for actor in file.actors("last"):
+                for leaf in jax.tree.leaves(actor):
+                    if leaf.dtype.kind != "f" or not np.isfinite(leaf).all():
+                        raise BrokenPromiseError("a policy is not made of finite numbers")
+        env = env_of(source, files[0], own)
+        assert env.spec.observation_size == files[0].facts.network.observation_size
 
     def _shapes(self, program: Program, resolved: Resolved, iteration: int) -> Any:
         key = repr((resolved.algorithm, resolved.config, resolved.run_settings, iteration > 0))

@@ -54,6 +54,12 @@ def test_runs(damaged_runs: targets.Runs, done: list) -> None:
     damaged_runs.open(done)
 
 
+def test_a_sound_run_is_taken(damaged_runs: targets.Runs) -> None:
+    before = targets.counted["runs taken"]
+    damaged_runs.open([])
+    assert targets.counted["runs taken"] == before + 1
+
+
 def test_a_broken_promise_is_noticed() -> None:
     def refuse_in_two_lines() -> None:
         raise ValueError("one\ntwo")

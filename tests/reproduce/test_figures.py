@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import html
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -107,9 +108,16 @@ def test_a_target_decides_how_policies_act(compared: Plan) -> None:
 def test_damaged_results_are_named(compared: Plan) -> None:
     finished = written(compared)
     path = finished[compared.cells[0].name].path / "evaluation.json"
-    path.write_text(path.read_text().replace("mean_return_per_seed", "returns"))
-    with pytest.raises(RunError, match="results cannot be read"):
-        rows_of(compared, finished)
+    sound = path.read_text()
+    for damaged in (
+        sound.replace("mean_return_per_seed", "returns"),
+        json.dumps(
+            {mode: one | {"mean_return_per_seed": [1.0]} for mode, one in json.loads(sound).items()}
+        ),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(RunError, match="results cannot be read"):
+            rows_of(compared, finished)
 
 
 def test_one_seed_shows_neither_interval_nor_deviation(small_world: None, tmp_path: Path) -> None:
@@ -231,10 +239,15 @@ def test_page_shows_every_target_in_the_papers_order(
     page = write_page(compared.output).read_text()
     assert re.findall(r'<section id="([^"]*)"', page) == ["pair-tiny", "three-tiny"]
     report = json.loads((other.report / "report.json").read_text())
-    for change in ({"figures": ["../secret.svg"]}, {"tables": {"a": "b"}}, {"cells": {"a": 3}}):
-        (other.report / "report.json").write_text(json.dumps(report | change))
+    figures: tuple[dict, ...] = ({"figures": ["../secret.svg"]}, {"figures": ["missing.svg"]})
+    tables: tuple[dict, ...] = ({"tables": {"a": "b"}}, {"tables": {"a": []}})
+    changed = [report | change for change in (*figures, *tables, {"cells": {"a": 3}})]
+    for text in (*map(json.dumps, changed), "[]", "[" * 100_000):
+        (other.report / "report.json").write_text(text)
         with pytest.raises(RunError, match=r"report\.json cannot be read"):
             write_page(compared.output)
-    (other.report / "report.json").write_text("[]")
-    with pytest.raises(RunError, match=r"report\.json cannot be read"):
+    (other.report / "report.json").write_text(json.dumps(report))
+    (other.report / "figure.svg").unlink()
+    os.mkfifo(other.report / "figure.svg")  # reading it would never end
+    with pytest.raises(RunError, match=r"figure\.svg is missing, or no figure; its target's own"):
         write_page(compared.output)

@@ -17,10 +17,12 @@ import pytest
 from rpo import cli
 from rpo.reproduce import cells
 from rpo.reproduce.cells import Cell, Plan, State, make_plan
+from rpo.reproduce.estimates import Measurements, describe
 from rpo.reproduce.executors import LocalExecutor, Result
 from rpo.reproduce.run import dry_run, reproduce
 from rpo.training import Run, RunError
 from rpo.training.checkpoint import last_checkpoint
+from rpo.training.run_files import write_json
 from tests.marks import nightly
 from tests.reproduce.conftest import MODES, TINY, write_run
 from tests.training.fakes import PENDULUM
@@ -184,6 +186,40 @@ def test_only_the_last_policy_evaluated_in_both_ways_is_finished(plan_pair) -> N
     path.write_text("{")
     with pytest.raises(RunError, match=r"evaluation\.json cannot be read"):
         shac.state()
+
+
+def test_a_cell_whose_results_are_damaged_does_not_hide_the_others(plan_pair) -> None:
+    plan = plan_pair()
+    sound, damaged = plan.cells
+    for cell in plan.cells:
+        write_run(cell, SCORES)
+    table = damaged.path / "metrics.csv"
+    table.write_text(table.read_text().replace("3,0,192", "3,0,x"))
+    said: list[str] = []
+    outcome = reproduce(plan, NoExecutor(), said.append)
+    assert list(outcome.finished) == [sound.name]
+    assert "metrics.csv is damaged in line" in outcome.failed[damaged.name]
+    assert f"{damaged.name}: failed: {outcome.failed[damaged.name]}" in said
+    assert damaged.name in outcome.page.read_text()
+
+
+def test_a_stored_whole_number_may_be_written_as_another(plan_pair) -> None:
+    cell = dataclasses.replace(plan_pair().cells[0], task="hopper")
+    run = write_run(cell, SCORES)
+    run.config["task_settings"]["substeps"] = 16.0
+    write_json(run.path / "config.json", run.config)
+    assert cell.state() is State.FINISHED
+
+
+@pytest.mark.parametrize("times", [(1.0, 1.0), (2.0, 1.0)])
+def test_times_that_cannot_be_are_no_estimate(plan_pair, times: tuple[float, float]) -> None:
+    cell = plan_pair().cells[0]
+    table = write_run(cell, SCORES, iterations=2).metrics_path
+    head = table.read_text().splitlines()[0]
+    rows = [f"{k + 1},0,{64 * (k + 1)},{time},1,{k}" for k, time in enumerate(times)]
+    table.write_text("\n".join([head, *rows]) + "\n")
+    found = Measurements([cell.path]).estimate(cell, State.NEW)
+    assert "time unknown" in describe([(cell, State.NEW, found)])[0]
 
 
 def test_what_is_in_the_way_is_not_touched(plan_pair) -> None:

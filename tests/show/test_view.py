@@ -221,5 +221,6 @@ def test_a_free_port_is_found() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert first_free_port("127.0.0.1", port) > port
-    with pytest.raises(RunError, match="choose another --port"):
-        first_free_port("203.0.113.1")
+    for host in ("203.0.113.1", "a..b", "a\0b"):
+        with pytest.raises(RunError, match="choose another --host"):
+            first_free_port(host)

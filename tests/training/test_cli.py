@@ -126,6 +126,8 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("train ant --seeds 0", 2, "seeds is 0"),
         ("train ant --devices 99", 2, "devices is 99, but JAX sees only"),
         ("train ant --preset", 2, "--preset needs a value"),
+        ("train ant --preset=", 2, "unknown preset ''"),
+        ("train ant --algorithm=", 2, "unknown algorithm ''"),
         ("train ant more", 2, "more"),
         ("train ant --run-dir /dev/null/run", 1, "/dev/null/run: Not a directory"),
         ("train --resume /dev/null", 1, "cannot be read"),
@@ -168,6 +170,8 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("train hopper --clip-high nan", 2, "clip_high is nan, must"),
         ("train hopper --checkpoint-interval inf", 2, "checkpoint_interval is inf"),
         ("train hopper --substeps 1e9", 2, "substeps is 1000000000, must be at most"),
+        ("train ant --control-frequency 1e300", 2, "is 1e+300, must be at most 1,000,000; see"),
+        ("render RUN --envs 1e9", 2, "envs is 1000000000, must lie between 1 and 256; see"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -180,6 +184,16 @@ def test_mistakes_end_in_one_line(
     assert line.startswith("error: ")
     assert message in line
     assert captured.out == ""
+
+
+def test_a_terminal_that_cannot_draw_boxes_has_the_same_line(
+    capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stream in (sys.stdout, io.TextIOWrapper(io.BytesIO(), "latin-1")):
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.main(["train", "ant", "--num-envs", "0"]) == 2
+        line = capsys.readouterr().err
+        assert line == "error: num_envs is 0, must be at least 1; see rpo train ant --help\n"
 
 
 def test_failed_training_ends_in_one_line(

@@ -14,12 +14,15 @@ import pytest
 
 from rpo.errors import CheckpointError, RunError
 from rpo.show.curves import plot_runs
-from rpo.training import Run, checkpoint
+from rpo.training import Run, checkpoint, train
+from rpo.training.array_file import read_arrays, write_arrays
 from rpo.training.checkpoint import require_facts, restore_last, save_checkpoint
 from rpo.training.evaluation import Evaluation, store_evaluation
 from rpo.training.metrics import MetricsTable, read_metrics
+from rpo.training.origin import restore
 from rpo.training.run_files import write_json
 from rpo.training.selection import Race, Selection
+from tests.training.fakes import PENDULUM
 
 STATE = {f"w{k}": np.random.default_rng(k).normal(size=(100, 100)) for k in range(40)}
 
@@ -55,6 +58,7 @@ def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda c: c["run_settings"].update(seeds=True), "seeds is not a whole number"),
         (lambda c: c["run_settings"].update(seeds=2**30), "seeds is out of range"),
         (lambda c: c["sessions"].append(3), "a session is not"),
+        (lambda c: c.update(origin="runs/other"), "origin is not"),
     ],
 )
 def test_a_config_lacks_nothing(copy: Path, change: Callable, message: str) -> None:
@@ -112,6 +116,30 @@ def test_links_and_pipes_are_not_followed(copy: Path, tmp_path: Path) -> None:
         Run.load(copy)
     write_json(copy / "evaluation.json", {})
     assert mine.read_text() == "precious"
+
+
+def test_other_programs_directories_lead_nowhere_either(copy: Path, tmp_path: Path) -> None:
+    (copy / "wandb").mkdir()
+    (copy / "wandb" / "latest-run").symlink_to(tmp_path)  # as that program does
+    Run.load(copy)
+    shutil.rmtree(copy / "wandb")
+    (copy / "wandb").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="wandb is a link"):
+        Run.load(copy)
+
+
+def test_directories_without_end(copy: Path) -> None:
+    copy.joinpath(*"a" * 20).mkdir(parents=True)
+    with pytest.raises(RunError, match="more than 10 deep"):
+        Run.load(copy)
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_not_begun_anew(copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    before = {path: path.read_bytes() for path in copy.rglob("*.*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"lost its checkpoints.* put checkpoints/ back"):
+        train(PENDULUM, resume=copy, verbose=False)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 HEAD = "iteration,seed,env_steps,seconds,steps_per_second"
@@ -195,6 +223,15 @@ def test_reading_a_damaged_table(tmp_path: Path, text: str, message: str) -> Non
     one_line(caught.value)
 
 
+def test_a_table_without_lines_is_not_read_to_its_end(table: tuple[Path, Any]) -> None:
+    path, mark = table
+    os.truncate(path, 10**12)  # a hole that takes no room on the disk
+    with pytest.raises(RunError, match="damaged in line 7"):
+        read_metrics(path)
+    with pytest.warns(UserWarning, match="is damaged; kept as"):
+        assert reopened(path, mark) == [1, 2, 3, 4]
+
+
 def test_a_table_without_returns_is_named(copy: Path, tmp_path: Path) -> None:
     table = copy / "metrics.csv"
     table.write_bytes(table.read_bytes().replace(b"episode_return", b"episode_rexurn"))
@@ -256,6 +293,15 @@ def test_a_checkpoint_of_another_run_is_refused(copy: Path, finished_run: Run) -
 
     with pytest.raises(CheckpointError, match="is of another run"):
         load_policies(Run(copy, Run.load(copy).config, finished_run.env))
+
+
+def test_a_checkpoint_beyond_the_end_is_refused(copy: Path, finished_run: Run) -> None:
+    checkpoints = copy / "checkpoints"
+    facts, arrays, _ = read_arrays(checkpoints / "iteration_00000030.npz", "checkpoint", "")
+    later = facts | {"iteration": 31}
+    write_arrays(checkpoints / "iteration_00000031.npz", "checkpoint", later, arrays)
+    with pytest.raises(CheckpointError, match="cannot be: the run has 30 iterations"):
+        restore(Run.load(copy), finished_run.resolved())
 
 
 @pytest.mark.parametrize("numbers", [None, [[0]], [[0, 5]], [[1, 0]], [["0", "1"]], 3])

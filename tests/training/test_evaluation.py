@@ -11,7 +11,15 @@ import pytest
 
 import rpo
 from rpo.nets import Actor, TanhGaussianPolicy, new_normalizer
-from rpo.training import CheckpointError, Policy, Run, SettingsError, load_policies, load_policy
+from rpo.training import (
+    CheckpointError,
+    Policy,
+    Run,
+    SettingsError,
+    load_policies,
+    load_policy,
+    memory,
+)
 from rpo.training.evaluation import evaluate_policy
 from tests.marks import nightly
 from tests.training.fakes import TINY, Countdown, Echo
@@ -32,6 +40,20 @@ def test_one_full_episode_per_environment() -> None:
     assert (lengths == 200).sum() > 10
     assert lengths.min() < 60
     assert lengths.max() == 200
+
+
+def test_more_episodes_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_for(Echo())
+    for available, message in (
+        (2**20, "100,000 episodes at once need about .* lower episodes"),
+        (
+            9 * 2**20,
+            r"a step of so many episodes needs about .*; episodes of about [\d,]+ would fit",
+        ),
+    ):
+        monkeypatch.setattr(memory, "available_bytes", lambda available=available: available)
+        with pytest.raises(SettingsError, match=message):
+            evaluate_policy(policy, episodes=100_000)
 
 
 def test_the_seed_chooses_the_episodes() -> None:

@@ -68,16 +68,22 @@ def equal(ours: object, theirs: object) -> None:
 
 def test_a_kill_before_its_first_checkpoint_loses_nothing(extended: Run, tmp_path: Path) -> None:
     copy = shutil.copytree(extended.path, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints")
+    forget(copy)
     rpo.train(PENDULUM, resume=copy, verbose=False)
     assert leaves(Run.load(copy)) == leaves(extended)
 
     config = json.loads((copy / "config.json").read_text())
     config["origin"]["digest"] = "another"
     (copy / "config.json").write_text(json.dumps(config))
-    shutil.rmtree(copy / "checkpoints")
+    forget(copy)
     with pytest.raises(RunError, match="has gone on since this run started from it"):
         rpo.train(PENDULUM, resume=copy, verbose=False)
+
+
+def forget(run: Path) -> None:
+    """What a run has not yet written when it is killed so early."""
+    shutil.rmtree(run / "checkpoints")
+    (run / "policy.npz").unlink()
 
 
 def leaves(run: Run) -> list[bytes]:

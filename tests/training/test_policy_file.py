@@ -30,6 +30,7 @@ from rpo.training import (
     load_policy,
     policies,
 )
+from rpo.training.array_file import read_arrays, write_arrays
 from rpo.training.policies import MOMENTS, open_moments, open_policies
 from rpo.training.policy_file import read_policy_file, write_policy_file
 from tests.marks import nightly
@@ -181,6 +182,16 @@ def lay_trap(path: Path) -> None:
         np.lib.format.write_array(entry, np.array([Trap()], object), allow_pickle=True)
 
 
+def packed(compression: int) -> Callable[[Path], None]:
+    """Metadata whose few bytes would become very many, whatever their header says."""
+
+    def pack(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("metadata.json", b" " * 10**7)
+
+    return pack
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -189,11 +200,16 @@ def lay_trap(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.write_bytes(pickle.dumps(Trap())), "damaged"),
         (lay_trap, "damaged"),
+        (packed(zipfile.ZIP_BZIP2), "metadata.json is compressed"),
+        (packed(zipfile.ZIP_LZMA), "metadata.json is compressed"),
         (change_metadata(format=99), "has format 99, this program reads format 1"),
         (change_metadata(seeds=[7, 8]), "does not match its digest"),
         (lambda path: path.unlink(), "there is no policy file"),
     ],
-    ids=["cut", "flipped", "empty", "pickle", "objects", "format", "metadata", "lost"],
+    ids=[
+        *("cut", "flipped", "empty", "pickle", "objects", "bzip2", "lzma", "format", "metadata"),
+        "lost",
+    ],
 )
 def test_a_file_that_is_not_whole_is_refused(
     finished_run: Run,
@@ -209,6 +225,60 @@ def test_a_file_that_is_not_whole_is_refused(
         read_policy_file(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": 5}, "task is 5, must be text"),
+        ({"task": "x" * 5000}, "its task cannot be"),
+        ({"task_settings": []}, "its task_settings cannot be"),
+        ({"seeds": "ab"}, "seeds is 'ab', must be a list"),
+        ({"seeds": [0, 0]}, "its seeds cannot be"),
+        ({"iteration": 31}, "its iteration cannot be"),
+        ({"total_iterations": 0, "iteration": 0}, "its total_iterations cannot be"),
+        ({"control_dt": "1"}, "control_dt is '1', must be a number"),
+        ({"observation_names": ["a"]}, "its observation_names cannot be"),
+        ({"action_units": [3]}, "action_units is 3, must be text"),
+        ({"network": None}, "policy file"),
+        ({"network": {"kind": "odd"}}, "kind 'odd'"),
+        ({"network": {"hidden_sizes": [1] * 10**5}}, "sizes that cannot be"),
+        ({"network": {"hidden_sizes": [10**12]}}, "sizes that cannot be"),
+        ({"odd": 1}, "unexpected keyword"),
+    ],
+    ids=str,
+)
+def test_facts_with_a_digest_that_fits_are_checked_all_the_same(
+    finished_run: Run, tmp_path: Path, changes: dict, message: str
+) -> None:
+    path = tmp_path / "policy.npz"
+    facts, arrays, _ = read_arrays(finished_run.policy_path, "policies", "policy file")
+    if isinstance(changes.get("network"), dict):
+        changes = {"network": facts["network"] | changes["network"]}
+    write_arrays(path, "policies", facts | changes, arrays)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_policy_file(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.astype(str), "must hold numbers with a fraction"),
+        (lambda x: x.astype(complex), "must hold numbers with a fraction"),
+        (lambda x: x * np.float32(np.nan), "holds numbers that are not finite"),
+        (lambda x: x[:1], "must be"),
+    ],
+)
+def test_arrays_are_those_of_a_policy(
+    finished_run: Run, tmp_path: Path, change: Callable, message: str
+) -> None:
+    path = tmp_path / "policy.npz"
+    facts, arrays, _ = read_arrays(finished_run.policy_path, "policies", "policy file")
+    name = "last/policy.trunk.linears.0.weight"
+    write_arrays(path, "policies", facts, arrays | {name: change(arrays[name])})
+    with pytest.raises(CheckpointError, match=message):
+        read_policy_file(path)
 
 
 def test_a_full_disk_leaves_the_older_file(

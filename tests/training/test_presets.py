@@ -218,6 +218,12 @@ def test_candidates_are_the_presets_unless_given() -> None:
         (("ant", "rpo", "fast", {"seed": -1}), "seed is -1"),
         (("ant", "rpo", "fast", {"devices": 0}), "devices is 0"),
         (("ant", "rpo", "fast", {"checkpoint_interval": -1}), "checkpoint_interval is -1"),
+        (
+            ("ant", "rpo", "fast", {"short_episodes": 0.5, "short_episode_steps": 1000}),
+            "short_episode_steps is 1000, must be below the length of an episode, 1000",
+        ),
+        (("ant", "sac", "fast", {"short_episodes": 1e-3}), "of 128 environments that is none"),
+        (("anymal", "rpo", "fast", {"num_envs": 3}), "short_episodes is 0.33: of 3"),
         (("none.py:Env",), "there is no file none.py"),
         ((f"{__file__}:Env",), "defines no environment class Env"),
     ],

@@ -117,6 +117,17 @@ def test_a_changed_file_is_noticed(mine: tuple[str, Path]) -> None:
         Run.load(path).resolved(task)
 
 
+def test_a_policy_file_notices_a_changed_file_too(
+    finished_run: Run, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    task = Path(shutil.copy(PENDULUM.rpartition(":")[0], tmp_path))
+    rpo.load_policy(finished_run.policy_path, env=f"{task}:Pendulum")
+    assert not recwarn.list
+    task.write_text(task.read_text() + "# changed\n")
+    with pytest.warns(UserWarning, match=r"not the same as when .*policy\.npz was trained"):
+        rpo.load_policy(finished_run.policy_path, env=f"{task}:Pendulum")
+
+
 def test_a_run_of_this_process_needs_no_word(finished_run: Run) -> None:
     assert rpo.load_policy(finished_run).env.spec.name == "pendulum"
     assert Run.load(finished_run.path).recorded_task == PENDULUM
