@@ -7,6 +7,7 @@ import dataclasses
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from rpo.envs.base import EnvSpec, EnvState, EpisodicEnv, Transition
@@ -59,19 +60,12 @@ class ThroughDynamics(EpisodicEnv):
 
 
 class ConstantReward(EpisodicEnv):
-    """Reward 1 at every step; every episode has `length` steps. All observations are zero.
-
-    Episodes end by themselves or by the time limit.
-    """
+    """Reward 1 at every step; episodes are cut after `length` steps. All observations are zero."""
 
     spec: EnvSpec = eqx.field(static=True)
-    terminates: bool = eqx.field(static=True)
-    length: int = eqx.field(static=True)
 
-    def __init__(self, length: int, *, terminates: bool) -> None:
-        self.spec = spec("constant-reward", length=100 if terminates else length)
-        self.terminates = terminates
-        self.length = length
+    def __init__(self, length: int) -> None:
+        self.spec = spec("constant-reward", length=length)
 
     def initial_state(self, key: Array) -> Array:
         return jnp.zeros((), jnp.int32)
@@ -84,9 +78,6 @@ class ConstantReward(EpisodicEnv):
 
     def reward(self, state: Array, action: Array, next_state: Array) -> Array:
         return 1.0 + 0.0 * action[:, 0]
-
-    def is_terminal(self, state: Array) -> Array:
-        return (state >= self.length) & self.terminates
 
 
 class Wanderer(EpisodicEnv):
@@ -134,10 +125,19 @@ class Diverging(EpisodicEnv):
         return -jnp.sum(jnp.sqrt(zero), axis=-1)
 
 
-class Chain(EpisodicEnv):
-    """Three steps; only the last one pays, and it ends the episode. Observations are one-hot."""
+CHAIN, EVERY_SECOND_STEP_ENDS, ONE_STEP = range(3)
 
-    spec: EnvSpec = eqx.field(static=True, default=spec("chain", length=100, observation_size=3))
+
+class Known(EpisodicEnv):
+    """One of three problems whose answers are known: one compiled program serves them all.
+
+    `CHAIN`: three steps with one-hot observations; only the last one pays, and it is terminal.
+    `EVERY_SECOND_STEP_ENDS`: every step pays 1, every second one is terminal.
+    `ONE_STEP`: the only step is terminal and pays -(a - 0.3)^2. Observations of both are zero.
+    """
+
+    problem: Array = eqx.field(default=CHAIN, converter=np.int32)
+    spec: EnvSpec = eqx.field(static=True, default=spec("known", length=100, observation_size=3))
 
     def initial_state(self, key: Array) -> Array:
         return jnp.zeros((), jnp.int32)
@@ -146,13 +146,15 @@ class Chain(EpisodicEnv):
         return state + 1
 
     def observe(self, state: Array) -> Array:
-        return jax.nn.one_hot(state, 3)
+        return jnp.where(self.problem == CHAIN, jax.nn.one_hot(state, 3), 0.0)
 
     def reward(self, state: Array, action: Array, next_state: Array) -> Array:
-        return jnp.where(next_state == 3, 1.0, 0.0) + 0.0 * action[:, 0]
+        chain = jnp.where(next_state == 3, 1.0, 0.0)
+        one_step = -((action[:, 0] - 0.3) ** 2)
+        return jnp.stack([chain, jnp.ones_like(chain), one_step])[self.problem]
 
     def is_terminal(self, state: Array) -> Array:
-        return state == 3
+        return state == jnp.array([3, 2, 1])[self.problem]
 
 
 @jax.custom_jvp

@@ -52,8 +52,9 @@ def started(policy):
     return ADAM.step(policy, state, gradient, 0.0)[1]
 
 
-def plain_regression(policy, batch, rate, steps=16):
-    """Losses and result of an attempt, in a loop."""
+@jax.jit
+def plain_step(policy, state, batch, rate):
+    """Policy, optimiser and loss of a step of the regression."""
     noise = (batch.action - batch.old.mean) / batch.old.std
     target = batch.action + ALPHA * batch.gradient
 
@@ -61,10 +62,15 @@ def plain_regression(policy, batch, rate, steps=16):
         made = policy.mean + jnp.exp(policy.log_std) * noise
         return jnp.sum((made - target) ** 2) / batch.advantage.size
 
+    value, gradient = jax.value_and_grad(loss)(policy)
+    return *ADAM.step(policy, state, gradient, rate)[:2], value
+
+
+def plain_regression(policy, batch, rate, steps=16):
+    """Losses and result of an attempt, in a loop."""
     state, losses = started(policy), []
     for _ in range(steps):
-        value, gradient = jax.value_and_grad(loss)(policy)
-        policy, state, _ = ADAM.step(policy, state, gradient, rate)
+        policy, state, value = plain_step(policy, state, batch, rate)
         losses.append(float(value))
     return policy, state, losses
 

@@ -19,7 +19,7 @@ class Goals(ConstantReward):
     report_names = ("goals",)
 
     def __init__(self, episode_length):
-        super().__init__(episode_length, terminates=False)
+        super().__init__(episode_length)
 
     def report(self, state):
         return {"goals": jax.tree.leaves(state)[0].reshape(-1)}
@@ -79,13 +79,13 @@ def test_a_task_reports_figures_of_its_episodes():
 def test_fewer_samples_than_the_window():
     ended = jnp.array([[True, False], [True, True]])
     returns = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    env = ConstantReward(10, terminates=False)
+    env = ConstantReward(10)
     episodes = no_episodes(env).add(seen(ended, returns, jnp.ones((2, 2), jnp.int32), {}), None)
     np.testing.assert_array_equal(episodes.returns[:4], [1.0, 3.0, 4.0, 0.0])
 
 
 def test_staggered_episodes_end_one_after_the_other_and_cut_ones_are_not_reported():
-    env = ConstantReward(10, terminates=False)
+    env = ConstantReward(10)
     length = env.spec.episode_length
     num_envs = 2 * length
     environments = start_environments(env, jax.random.key(0), num_envs, stagger=True)
@@ -105,7 +105,7 @@ def test_staggered_episodes_end_one_after_the_other_and_cut_ones_are_not_reporte
 
 @pytest.mark.parametrize("stagger", [False, True])
 def test_short_episodes_end_early_again_and_again_and_are_not_reported(stagger):
-    env = ConstantReward(10, terminates=False)
+    env = ConstantReward(10)
     short = np.array([False, True] * 4)
     environments = start_environments(
         env, jax.random.key(0), 8, stagger=stagger, short_share=0.5, short_steps=4
@@ -128,7 +128,7 @@ def test_short_episodes_end_early_again_and_again_and_are_not_reported(stagger):
 
 
 def test_no_short_episodes_leave_the_state_as_it_was():
-    environments = start_environments(ConstantReward(10, terminates=False), jax.random.key(0), 4)
+    environments = start_environments(ConstantReward(10), jax.random.key(0), 4)
     assert environments.first_count is None
 
 

@@ -43,7 +43,7 @@ def _double_precision():
 @functools.cache
 def prepared():
     """A state with observation statistics unlike the identity, its batch and its rollout."""
-    state = SMALL.init(ENV, jax.random.PRNGKey(3))
+    state = jax.jit(lambda key: SMALL.init(ENV, key))(jax.random.PRNGKey(3))
     data = 1 + 2 * jax.random.normal(jax.random.PRNGKey(4), (50, 3))
     state = dataclasses.replace(state, normalizer=state.normalizer.update(data))
     rollout = jax.jit(lambda s: SMALL.rollout(ENV, s, jax.random.PRNGKey(5)))(state)
@@ -326,7 +326,7 @@ def test_skipped_steps_of_both_phases_are_counted_together():
 
 
 def test_an_update_keeps_its_alpha_and_reports():
-    state = SMALL.init(ENV, jax.random.PRNGKey(0))
+    state = jax.jit(lambda key: SMALL.init(ENV, key))(jax.random.PRNGKey(0))
     update = jax.jit(lambda s: SMALL.update(ENV, s))
     after, metrics = update(state)
     passed = (

@@ -12,13 +12,16 @@ from jax import export
 from rpo import algorithms, envs
 from rpo.training.settings import resolve
 from tests.marks import nightly
+from tests.training.fakes import PENDULUM
 
-PAIRS = [(task, method) for task in envs.names() for method in algorithms.names()]
+TASKS = (PENDULUM, *envs.names())
+PAIRS = [(task, method) for task in TASKS for method in algorithms.names()]
 
 
 def every_time(task: str, method: str) -> bool:
-    """All methods, a free robot and one whose links touch; the night has all pairs."""
-    return task == "hopper" or (method == "rpo" and task in ("ant", "hand"))
+    """All methods on a light task, and RPO through the physics of a robot in a plane, a free one
+    and one whose links touch; the night has all pairs."""
+    return task == PENDULUM or (method == "rpo" and task in ("hopper", "ant", "hand"))
 
 
 def lowered(function, *shapes) -> str:
@@ -27,7 +30,15 @@ def lowered(function, *shapes) -> str:
 
 @pytest.mark.parametrize(
     ("task", "method"),
-    [pytest.param(*pair, marks=() if every_time(*pair) else nightly) for pair in PAIRS],
+    [
+        pytest.param(
+            task,
+            method,
+            marks=() if every_time(task, method) else nightly,
+            id=f"{task.rpartition(':')[2]}-{method}",
+        )
+        for task, method in PAIRS
+    ],
 )
 def test_every_program_lowers_for_cuda(task: str, method: str) -> None:
     resolved = resolve(task, method, "fast", {})

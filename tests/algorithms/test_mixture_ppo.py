@@ -91,12 +91,18 @@ def started(policy):
     return ADAM.step(policy, ADAM.init(policy), gradient, 0.0)[1]
 
 
+@jax.jit
+def plain_step(policy, state, batch, rate):
+    """Policy, optimiser and loss of a step on the full batch."""
+    value, gradient = jax.value_and_grad(lambda p: ppo_loss(p, batch, 0.2)[0])(policy)
+    return *ADAM.step(policy, state, gradient, rate)[:2], value
+
+
 def plain_descent(policy, batch, rate):
     """Losses and result of an attempt of full-batch epochs, in a loop."""
     state, losses = started(policy), []
     for _ in range(EPOCHS):
-        value, gradient = jax.value_and_grad(lambda p: ppo_loss(p, batch, 0.2)[0])(policy)
-        policy, state, _ = ADAM.step(policy, state, gradient, rate)
+        policy, state, value = plain_step(policy, state, batch, rate)
         losses.append(float(value))
     return policy, state, losses
 

@@ -1,5 +1,7 @@
 """PPO and SAC on probe environments, one of which refuses to be differentiated."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,12 @@ from rpo import algorithms
 from rpo.algorithms.sac import action_values
 from rpo.nets import Actor
 from tests.algorithms.probe_environments import (
-    Chain,
+    CHAIN,
+    EVERY_SECOND_STEP_ENDS,
+    ONE_STEP,
     ConstantReward,
     ForwardOnly,
-    OneStep,
+    Known,
 )
 from tests.marks import nightly, rest_nightly
 
@@ -37,22 +41,30 @@ OWN = {
 }
 
 
-def trained(name, env, iterations, **settings):
-    """State and metrics after some iterations, run as one compiled loop."""
-    config = algorithms.config_class(name)(**(SMALL | OWN[name] | settings))
+@functools.cache
+def program(name, iterations, settings=()):
+    """The algorithm, and a compiled training of so many iterations in any environment of a kind."""
+    config = algorithms.config_class(name)(**(SMALL | OWN[name] | dict(settings)))
     algorithm = algorithms.make(name, config)
 
     @jax.jit
-    def run(key):
-        state = algorithm.init(env, key)
+    def run(env):
+        state = algorithm.init(env, jax.random.PRNGKey(0))
         return jax.lax.scan(lambda s, _: algorithm.update(env, s), state, length=iterations)
 
-    state, metrics = run(jax.random.PRNGKey(0))
+    return algorithm, run
+
+
+def trained(name, env, iterations, **settings):
+    """Algorithm, state and metrics after some iterations."""
+    algorithm, run = program(name, iterations, tuple(settings.items()))
+    state, metrics = run(env)
     return algorithm, state, {name: np.asarray(value) for name, value in metrics.items()}
 
 
-def act(state, observation):
-    return np.asarray(Actor(state.policy, state.normalizer)(jnp.full((1, 1), observation)))
+def act(state, observation, size=1):
+    at = jnp.full((1, size), observation)
+    return np.asarray(Actor(state.policy, state.normalizer)(at))
 
 
 def test_the_forward_only_environment_raises_when_differentiated():
@@ -80,11 +92,14 @@ def test_learns_in_an_environment_that_cannot_be_differentiated(name, iterations
     assert act(state, -1.0) > 0.7
 
 
-@pytest.mark.parametrize(("name", "iterations"), rest_nightly([("ppo", 80), ("sac", 80)]))
-def test_one_step_reward_is_maximised(name, iterations):
+SHORT_SIGHTED = {"discount": 0.5, "gae_lambda": 0.0}
+
+
+@pytest.mark.parametrize(("name", "settings"), rest_nightly([("ppo", SHORT_SIGHTED), ("sac", {})]))
+def test_one_step_reward_is_maximised(name, settings):
     """Reward -(a - 0.3)^2."""
-    _, state, _ = trained(name, OneStep(), iterations)
-    np.testing.assert_allclose(act(state, 0.0), 0.3, atol=0.05)
+    _, state, _ = trained(name, Known(problem=ONE_STEP), 100, **settings)
+    np.testing.assert_allclose(act(state, 0.0, size=3), 0.3, atol=0.05)
 
 
 def values_of_ppo(algorithm, state, observations):
@@ -94,20 +109,21 @@ def values_of_ppo(algorithm, state, observations):
 
 def test_ppo_bootstraps_from_the_observation_after_the_step():
     """With lambda = 0, a bootstrap from V(o_t), not V(o_{t+1}), would give 0 before the end."""
-    algorithm, state, _ = trained("ppo", Chain(), 100, discount=0.5, gae_lambda=0.0)
+    algorithm, state, _ = trained("ppo", Known(problem=CHAIN), 100, **SHORT_SIGHTED)
     np.testing.assert_allclose(
         values_of_ppo(algorithm, state, np.eye(3)), [0.25, 0.5, 1.0], atol=0.03
     )
 
 
-@pytest.mark.parametrize(("terminates", "expected"), rest_nightly([(True, 4 / 3), (False, 2.0)]))
-def test_ppo_bootstraps_at_time_limits_only(terminates, expected):
+BOTH_ENDS = [(Known(problem=EVERY_SECOND_STEP_ENDS), 4 / 3), (ConstantReward(2), 2.0)]
+
+
+@pytest.mark.parametrize(("env", "expected"), rest_nightly(BOTH_ENDS))
+def test_ppo_bootstraps_at_time_limits_only(env, expected):
     """As in `test_probes`: V = 1 + V / 2 without terminations, V = 1 + V / 4 with them."""
-    env = ConstantReward(2, terminates=terminates)
-    algorithm, state, metrics = trained("ppo", env, 100, discount=0.5, gae_lambda=0.0)
-    np.testing.assert_allclose(
-        values_of_ppo(algorithm, state, np.zeros((1, 1))), expected, atol=0.06
-    )
+    algorithm, state, metrics = trained("ppo", env, 100, **SHORT_SIGHTED)
+    at = np.zeros((1, env.spec.observation_size))
+    np.testing.assert_allclose(values_of_ppo(algorithm, state, at), expected, atol=0.06)
     np.testing.assert_allclose(metrics["episode_return"][-1], 2.0)
 
 
@@ -123,14 +139,14 @@ WITHOUT_ENTROPY = {"discount": 0.5, "initial_temperature": 1e-4, "temperature_le
 @nightly
 @pytest.mark.parametrize("n_step", rest_nightly([2, 1]))
 def test_sac_bootstraps_from_the_observation_after_the_window(n_step):
-    _, state, _ = trained("sac", Chain(), 100, n_step=n_step, **WITHOUT_ENTROPY)
+    _, state, _ = trained("sac", Known(problem=CHAIN), 100, n_step=n_step, **WITHOUT_ENTROPY)
     expected = np.broadcast_to([0.25, 0.5, 1.0], (2, 3))
     np.testing.assert_allclose(values_of_sac(state, np.eye(3)), expected, atol=0.03)
 
 
-@pytest.mark.parametrize(("terminates", "expected"), rest_nightly([(True, 4 / 3), (False, 2.0)]))
-def test_sac_bootstraps_at_time_limits_only(terminates, expected):
+@pytest.mark.parametrize(("env", "expected"), rest_nightly(BOTH_ENDS))
+def test_sac_bootstraps_at_time_limits_only(env, expected):
     """All states look alike and windows have one step: as for PPO."""
-    env = ConstantReward(2, terminates=terminates)
-    _, state, _ = trained("sac", env, 60, n_step=1, **WITHOUT_ENTROPY)
-    np.testing.assert_allclose(values_of_sac(state, np.zeros((1, 1))), expected, atol=0.06)
+    _, state, _ = trained("sac", env, 100, n_step=1, **WITHOUT_ENTROPY)
+    at = np.zeros((1, env.spec.observation_size))
+    np.testing.assert_allclose(values_of_sac(state, at), expected, atol=0.06)

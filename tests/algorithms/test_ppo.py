@@ -126,7 +126,8 @@ def test_loss_on_a_batch_by_hand():
 def test_gradient_of_the_loss_by_hand():
     with jax.enable_x64(True):
         networks = Networks(Scaled(jnp.array(0.1)), FirstFeature(jnp.array(0.5)))
-        gradient, _ = jax.grad(PPO(PPOConfig()).loss, has_aux=True)(networks, hand_made_batch())
+        gradient = jax.jit(jax.grad(PPO(PPOConfig()).loss, has_aux=True))
+        gradient, _ = gradient(networks, hand_made_batch())
         # d log ratio / d slope = observation . (action - mean): 0.9, clipped, 3 * (0.15 - 0.3)
         by_slope = (np.exp(0.095) * 0.9 * 1.0 + 0.0 + 1.0 * (3 * -0.15) * 2.0) / 3
         np.testing.assert_allclose(gradient.policy.slope, -by_slope, rtol=1e-10)
@@ -187,14 +188,19 @@ def test_advantages_and_normalised_targets_by_hand():
 
 def test_actions_are_clipped_at_the_environment_only():
     env = OneStep()
-    state = SMALL.init(env, jax.random.PRNGKey(0))
-    _, experience = SMALL.collect(env, state, jax.random.PRNGKey(1))
+
+    @jax.jit
+    def acting():
+        state = SMALL.init(env, jax.random.PRNGKey(0))
+        _, experience = SMALL.collect(env, state, jax.random.PRNGKey(1))
+        batch, _, _ = SMALL.make_batch(state, experience)
+        return experience, SMALL.loss(Networks(state.policy, state.critics), batch)[1]
+
+    experience, metrics = acting()
     assert np.any(np.abs(experience.action) > 1)
     clipped = np.clip(experience.action[..., 0], -1, 1)
     np.testing.assert_allclose(experience.reward, -((clipped - 0.3) ** 2), rtol=1e-5)
     # the recorded action is what the density is taken of, so the ratio starts at one
-    batch, _, _ = SMALL.make_batch(state, experience)
-    _, metrics = SMALL.loss(Networks(state.policy, state.critics), batch)
     np.testing.assert_allclose(metrics["ratio_max"], 1.0, rtol=1e-5)
     assert float(metrics["kl"]) < 1e-6
 

@@ -113,8 +113,8 @@ def test_clipped_samples_leave_the_surrogate_and_the_others_keep_their_ratio():
         terms = ratio * (batch.action_gradient * action)[..., 0]
         return -jnp.sum(jnp.where(inside, terms, 0)) / inside.size
 
-    gradient, metrics = jax.grad(algorithm.loss, has_aux=True)(new, batch)
-    expected = jax.grad(kept_only)(new)
+    gradient, metrics = jax.jit(jax.grad(algorithm.loss, has_aux=True))(new, batch)
+    expected = jax.jit(jax.grad(kept_only))(new)
     np.testing.assert_allclose(gradient.mean, expected.mean, rtol=1e-10)
     np.testing.assert_allclose(gradient.log_std, expected.log_std, rtol=1e-10)
     np.testing.assert_allclose(metrics["kept"], inside.mean())
@@ -129,7 +129,7 @@ def test_ratio_is_joint_over_action_dimensions():
     action = jnp.full((1, 1, 2), 1.0)
     batch = ActorBatch(observation, action, old(observation), action, action, jnp.ones((1, 1)))
     # per dimension exp(0.6 - 0.18) = 1.52 is inside [0.2, 2]; the joint ratio 2.32 is not
-    gradient, metrics = jax.grad(algorithm.loss, has_aux=True)(new, batch)
+    gradient, metrics = jax.jit(jax.grad(algorithm.loss, has_aux=True))(new, batch)
     np.testing.assert_allclose(metrics["ratio_max"], np.exp(2 * 0.42))
     np.testing.assert_array_equal(gradient.mean, 0)
 
@@ -144,7 +144,7 @@ def test_kl_and_its_gradient_vanish_in_the_first_epoch_and_push_back_later():
     np.testing.assert_array_equal(gradient.mean, 0)
     np.testing.assert_array_equal(gradient.log_std, 0)
 
-    gradient, metrics = jax.grad(only_kl.loss, has_aux=True)(NEW, batch)
+    gradient, metrics = jax.jit(jax.grad(only_kl.loss, has_aux=True))(NEW, batch)
     assert float(metrics["kl"]) > 0.01
     assert float(gradient.mean[0] * (NEW.mean - OLD.mean)[0]) > 0
     assert float(gradient.log_std[0] * (NEW.log_std - OLD.log_std)[0]) > 0
@@ -155,7 +155,7 @@ def test_coefficients_weigh_the_three_terms_of_equation_14():
 
     def loss(kl, entropy):
         algorithm = RPO(RPOConfig(kl_coefficient=kl, entropy_coefficient=entropy))
-        return float(algorithm.loss(NEW, batch)[0])
+        return float(jax.jit(algorithm.loss)(NEW, batch)[0])
 
     plain = loss(0.0, 0.0)
     divergence = float(NEW(batch.observation).kl_from(batch.old).mean())
@@ -168,8 +168,9 @@ def test_coefficients_weigh_the_three_terms_of_equation_14():
 def test_chunks_do_not_change_the_gradient():
     algorithm = RPO(RPOConfig())
     batch = cubic_batch(jax.random.key(4), 3 * CHUNK_ROWS)
-    expected, metrics = jax.grad(algorithm.loss, has_aux=True)(NEW, batch)
-    gradient, found = actor_gradient(algorithm.loss, NEW, batch, None)
+    expected, metrics = jax.jit(jax.grad(algorithm.loss, has_aux=True))(NEW, batch)
+    chunked = jax.jit(lambda policy, batch: actor_gradient(algorithm.loss, policy, batch, None))
+    gradient, found = chunked(NEW, batch)
     np.testing.assert_allclose(gradient.mean, expected.mean, rtol=1e-10)
     np.testing.assert_allclose(gradient.log_std, expected.log_std, rtol=1e-10)
     np.testing.assert_allclose(found["kept"], metrics["kept"], rtol=1e-12)

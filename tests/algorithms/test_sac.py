@@ -106,7 +106,7 @@ def test_actor_loss_and_gradient_by_hand():
         np.testing.assert_allclose(metrics["entropy"], entropy.mean(), rtol=1e-10)
         np.testing.assert_allclose(metrics["std"], np.exp(-0.5), rtol=1e-10)
 
-        gradient, _ = jax.grad(SAC(SMALL).actor_loss, has_aux=True)(
+        gradient, _ = jax.jit(jax.grad(SAC(SMALL).actor_loss, has_aux=True))(
             learner().policy, learner(), jnp.asarray(NEXT), jnp.asarray(NOISE)
         )
         action = np.tanh(NEXT + np.exp(-0.5) * NOISE)
@@ -134,8 +134,13 @@ def test_target_critics_follow_by_polyak_averaging():
     old, new = {"a": jnp.array([1.0, 2.0])}, {"a": jnp.array([3.0, -2.0])}
     np.testing.assert_allclose(smoothed(old, new, 0.25)["a"], [1.5, 1.0])
     env, algorithm = Wanderer(), SAC(dataclasses.replace(SMALL, gradient_steps=1, warmup_steps=0))
-    state = algorithm.init(env, jax.random.PRNGKey(0))
-    after, _ = jax.jit(lambda s: algorithm.update(env, s))(state)
+
+    @jax.jit
+    def begin_and_update():
+        state = algorithm.init(env, jax.random.PRNGKey(0))
+        return state, algorithm.update(env, state)[0]
+
+    state, after = begin_and_update()
     for target, start, critics in zip(
         *map(jax.tree.leaves, (after.method.target_critics, state.critics, after.critics)),
         strict=True,
@@ -178,8 +183,13 @@ def test_warm_up_acts_uniformly_at_random_and_does_not_learn():
 def test_warm_up_actions_are_uniform():
     env = Wanderer()
     algorithm = SAC(dataclasses.replace(SMALL, horizon=500, warmup_steps=500, replay_capacity=4000))
-    state = algorithm.init(env, jax.random.PRNGKey(0))
-    _, experience = jax.jit(lambda s: algorithm.collect(env, s, jax.random.PRNGKey(1)))(state)
+
+    @jax.jit
+    def act():
+        state = algorithm.init(env, jax.random.PRNGKey(0))
+        return algorithm.collect(env, state, jax.random.PRNGKey(1))[1]
+
+    experience = act()
     counts, _ = np.histogram(experience.action, bins=10, range=(-1, 1))
     assert counts.sum() == 500 * 8 * 2
     np.testing.assert_allclose(counts / counts.sum(), 0.1, atol=0.015)

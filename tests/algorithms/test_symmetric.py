@@ -29,7 +29,7 @@ def test_a_trained_policy_is_still_symmetric(name):
     env = ThroughDynamics(spec=spec)
     algorithm = make(name)
     with jax.enable_x64(True):
-        start = state = algorithm.init(env, jax.random.key(0))
+        start = state = jax.jit(lambda key: algorithm.init(env, key))(jax.random.key(0))
         update = jax.jit(algorithm.update)
         for _ in range(3):
             state, _ = update(env, state)

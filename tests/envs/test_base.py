@@ -179,11 +179,13 @@ def test_gradient_of_an_environment_does_not_change_when_a_neighbour_ends():
 
 
 def test_no_gradient_crosses_a_reset():
-    by_action = jax.grad(lambda a: outcome(a, start([1.0]), lambda f, t: f.observation))
-    by_physics = jax.grad(lambda a: outcome(a, start([1.0]), lambda f, t: f.physics["x"]))
-    transition = jax.grad(lambda a: outcome(a, start([1.0]), lambda f, t: t.observation))
-    for gradient in (by_action, by_physics, transition):
-        assert gradient(jnp.ones((1, 1))) == 0
+    state = start([1.0])
+    by_action = jax.grad(lambda a: outcome(a, state, lambda f, t: f.observation))
+    by_physics = jax.grad(lambda a: outcome(a, state, lambda f, t: f.physics["x"]))
+    transition = jax.grad(lambda a: outcome(a, state, lambda f, t: t.observation))
+    all_three = jax.jit(lambda a: (by_action(a), by_physics(a), transition(a)))
+    for gradient in all_three(jnp.ones((1, 1))):
+        assert gradient == 0
 
 
 @pytest.mark.parametrize("step_count", [0, LENGTH - 1], ids=["terminated", "truncated"])
@@ -192,14 +194,16 @@ def test_the_observation_before_a_reset_can_be_differentiated(step_count):
     x, action = (1.0, 1.0) if step_count == 0 else (0.9, 0.0)
     state = start([x], step_count)
     assert (STEP(state, jnp.full((1, 1), action))[1].final_observation[0, 0] ** 2) > 0
-    gradient = jax.grad(lambda a: outcome(a, state, lambda f, t: t.final_observation[:, 0]))
+    final = jax.grad(lambda a: outcome(a, state, lambda f, t: t.final_observation[:, 0]))
+    gradient = jax.jit(final)
     expected = 1 / (2 * np.sqrt(x + action))
     np.testing.assert_allclose(gradient(jnp.full((1, 1), action)), expected, rtol=1e-6)
 
 
 def test_gradient_by_parameters_of_the_environment_does_not_cross_a_reset():
-    gradient = jax.grad(lambda env: env.step(start([1.0]), jnp.ones((1, 1)))[0].observation.sum())
-    assert gradient(Root(factor=jnp.float32(1.0))).factor == 0
+    state = start([1.0])
+    gradient = jax.grad(lambda env: env.step(state, jnp.ones((1, 1)))[0].observation.sum())
+    assert jax.jit(gradient)(Root(factor=jnp.float32(1.0))).factor == 0
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,7 @@ def test_actions_are_clipped_with_their_gradient(action, clipped, slope):
 
 def test_steps_can_be_mapped_over_seeds():
     keys = jax.random.split(jax.random.key(0), 3)
-    mapped, _ = jax.vmap(lambda key: ENV.step(ENV.reset(key, 4), zeros(4)))(keys)
+    mapped, _ = jax.jit(jax.vmap(lambda key: ENV.step(ENV.reset(key, 4), zeros(4))))(keys)
     alone, _ = STEP(ENV.reset(keys[1], 4), zeros(4))
     np.testing.assert_allclose(mapped.physics["x"][1], alone.physics["x"], rtol=1e-6)
     assert leaves_equal(mapped.key[1], alone.key)

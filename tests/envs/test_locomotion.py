@@ -97,7 +97,8 @@ def test_the_step_uses_strength_model_and_integration_settings():
     state = lying(env)
     action = jnp.array([[0.5, -0.2, 0.1]] * 4)
     force = jnp.concatenate([jnp.zeros((3, 4)), 150 * action.T])
-    expected = control_step(env.model, env.settings.step_settings, state.q.T, state.qd.T, force)
+    step = functools.partial(control_step, env.model, env.settings.step_settings)
+    expected = jax.jit(step)(state.q.T, state.qd.T, force)
     following = jax.jit(env.dynamics)(state, action)
     np.testing.assert_allclose(following.q.T, expected[0], atol=1e-6)
     np.testing.assert_allclose(following.qd.T, expected[1], atol=1e-4)
@@ -138,14 +139,14 @@ def test_last_action_is_observed_only_on_request_and_without_gradient(task):
         action = jnp.full((4, count), 0.25)
         last = observe(action)[:, -count:]
         assert (last == (0.25 if shown else 0.5)).all()  # 0.5 is what the state held before
-        assert (jax.grad(lambda a: observe(a).sum())(action) == 0).all()
+        assert (jax.jit(jax.grad(lambda a: observe(a).sum()))(action) == 0).all()
 
 
 def test_last_action_starts_at_zero_and_is_clipped():
     env = make("ant", observe_last_action=True)
     state = env.reset(jax.random.key(0), 1)
     assert (state.observation[:, -8:] == 0).all()
-    state, _ = env.step(state, jnp.full((1, 8), 3.0))
+    state, _ = jax.jit(env.step)(state, jnp.full((1, 8), 3.0))
     assert (state.observation[:, -8:] == 1).all()
 
 
@@ -157,7 +158,7 @@ def test_hopper_has_no_last_action():
 @pytest.mark.parametrize("task", FREE)
 def test_random_start_of_a_free_base(task):
     env = make(task)
-    state = jax.vmap(env.initial_state)(jax.random.split(jax.random.key(0), 4096))
+    state = jax.jit(jax.vmap(env.initial_state))(jax.random.split(jax.random.key(0), 4096))
     q, qd = np.asarray(state.q, float), np.asarray(state.qd, float)
 
     def uniform(values, bound):
@@ -181,7 +182,7 @@ def test_random_start_of_a_free_base(task):
 def test_the_random_axis_is_drawn_from_a_cube():
     """Directions towards the corners are likelier than along the axes: not isotropic."""
     env = make("ant")
-    state = jax.vmap(env.initial_state)(jax.random.split(jax.random.key(1), 8192))
+    state = jax.jit(jax.vmap(env.initial_state))(jax.random.split(jax.random.key(1), 8192))
     axis = np.asarray(state.q[:, 4:7], float)
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     fourth = (axis**4).sum(axis=1).mean()
@@ -193,7 +194,7 @@ def test_the_random_axis_is_drawn_from_a_cube():
 
 def test_random_start_of_the_hopper():
     env = make("hopper")
-    state = jax.vmap(env.initial_state)(jax.random.split(jax.random.key(0), 4096))
+    state = jax.jit(jax.vmap(env.initial_state))(jax.random.split(jax.random.key(0), 4096))
     for values in (state.q, state.qd):
         assert np.abs(values).max() <= 0.05
         assert (np.abs(values).max(axis=0) > 0.049).all()

@@ -205,7 +205,8 @@ def test_gradients_are_shifted_by_the_latency(latency):
     fixed = dataclasses.replace(state.variation, latency=jnp.full(3, latency))
     state = dataclasses.replace(state, variation=fixed)
     actions = random_actions(LENGTH - 1, 3)
-    gradient = jax.grad(lambda a: run(env, state, a)[0].physics["v"][:, 0].sum())(actions)
+    last = jax.jit(jax.grad(lambda a: run(env, state, a)[0].physics["v"][:, 0].sum()))
+    gradient = last(actions)
     age = np.arange(LENGTH - 1)[::-1]  # of each action in the last step
     expected = 0.3 * np.clip(age - latency + 1, 0, 1)
     np.testing.assert_allclose(gradient[..., 0], np.tile(expected[:, None], 3), atol=1e-6)

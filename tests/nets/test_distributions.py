@@ -66,7 +66,7 @@ def test_entropy_sample_averages_to_the_entropy_of_the_squashed_policy():
     entropy = -np.trapezoid(np.exp(log_density) * log_density, action)
 
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
-    samples = jax.vmap(gaussian.squashed_entropy_sample)(nodes[:, None])
+    samples = jax.jit(jax.vmap(gaussian.squashed_entropy_sample))(nodes[:, None])
     average = np.sum(weights * samples) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(average, entropy, rtol=1e-6)
 
@@ -74,6 +74,7 @@ def test_entropy_sample_averages_to_the_entropy_of_the_squashed_policy():
 def test_entropy_sample_gradient_is_the_entropy_gradient():
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
 
+    @jax.jit
     def entropy(mean, log_std):
         gaussian = Gaussian(mean[None], log_std[None])
         samples = jax.vmap(gaussian.squashed_entropy_sample)(nodes[:, None])
@@ -93,5 +94,5 @@ def test_log_tanh_slope_is_finite_far_out_and_exact_near_zero():
     np.testing.assert_allclose(log_tanh_slope(x), jnp.log1p(-(jnp.tanh(x) ** 2)), atol=1e-12)
     far = jnp.array([-80.0, 80.0], jnp.float32)
     np.testing.assert_allclose(log_tanh_slope(far), 2 * np.log(2) - 160.0, rtol=1e-6)
-    slope = jax.vmap(jax.grad(log_tanh_slope))(far)
+    slope = jax.jit(jax.vmap(jax.grad(log_tanh_slope)))(far)
     np.testing.assert_allclose(slope, [2.0, -2.0], rtol=1e-6)

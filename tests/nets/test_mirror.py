@@ -31,6 +31,7 @@ def some(*shape):
     return jax.random.normal(jax.random.key(3), shape)
 
 
+@jax.jit
 def stepped(network):
     """After a step along a gradient that knows nothing of a mirror."""
     gradient = jax.tree.map(lambda x: jax.random.normal(jax.random.key(5), x.shape), network)

@@ -74,30 +74,32 @@ def test_a_histogram_has_the_targets_mean_and_stays_on_the_support():
     assert SUPPORT - 0.2 < mean[4] <= SUPPORT
 
 
+OPTIMIZER = Optimizer()
+
+
+@jax.jit
+def fit(critics, state, targets, key):
+    return fit_critics(
+        critics,
+        state,
+        jnp.asarray(OBSERVATION),
+        targets,
+        key,
+        jnp.arange(16),
+        optimizer=OPTIMIZER,
+        learning_rate=5e-4,
+        passes=4,
+        minibatches=4,
+        axis=None,
+    )
+
+
 def fitted(kind, targets, iterations):
     """Critics after some iterations on the same targets, and the last metrics."""
-    optimizer = Optimizer()
-
-    @jax.jit
-    def fit(critics, state, key):
-        return fit_critics(
-            critics,
-            state,
-            jnp.asarray(OBSERVATION),
-            jnp.asarray(targets),
-            key,
-            jnp.arange(16),
-            optimizer=optimizer,
-            learning_rate=5e-4,
-            passes=4,
-            minibatches=4,
-            axis=None,
-        )
-
-    critics = critics_of(kind)
-    state = optimizer.init(critics.networks)
+    critics, targets = critics_of(kind), np.asarray(targets, np.float32)
+    state = OPTIMIZER.init(critics.networks)
     for iteration in range(iterations):
-        critics, state, metrics = fit(critics, state, jax.random.PRNGKey(iteration))
+        critics, state, metrics = fit(critics, state, targets, jax.random.PRNGKey(iteration))
     return critics, metrics
 
 

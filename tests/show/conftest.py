@@ -27,7 +27,7 @@ def untrained(task: str, seeds: tuple[int, ...] = (0, 1), **settings: object) ->
         samples = 0.5 + 2.0 * jax.random.normal(key, (64, spec.observation_size))
         return Actor(network, normalizer.update(samples))
 
-    last = jax.vmap(make)(jax.random.split(jax.random.key(0), len(seeds)))
+    last = jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(0), len(seeds)))
     facts = PolicyFacts(
         task=task,
         task_settings=dataclasses.asdict(env.settings) if hasattr(env, "settings") else {},

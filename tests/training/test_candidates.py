@@ -11,21 +11,36 @@ import pytest
 
 import rpo
 from rpo.errors import CheckpointError
-from rpo.training import Progress, Run, SettingsError
+from rpo.training import Run, SettingsError
 from rpo.training.checkpoint import iteration_of, last_checkpoint, restore_checkpoint
 from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.program import Program
 from rpo.training.selection import Race, Selection
 from rpo.training.settings import resolve
 from tests.marks import nightly, rest_nightly
+from tests.training.conftest import copying
 from tests.training.fakes import PENDULUM, TINY, Countdown
 
 SETTINGS = {"seeds": 2, "candidates": 3, "selection_share": 0.6, "total_steps": 64 * 120}
 
 
+FIRST, SECOND = Selection(3, 120, 0.6).ends
+STOPS = {"between two rounds": SECOND - 1, "before the first round ends": FIRST - 1}
+STOPS["after"] = SECOND + 1
+
+
 @pytest.fixture(scope="module")
-def selected(train_tiny: Callable[..., Run]) -> Run:
-    return train_tiny(Countdown(), **SETTINGS, evaluation_episodes=2)
+def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where `selected` is copied as a kill after so many iterations would leave it."""
+    return {when: tmp_path_factory.mktemp("killed") / "run" for when in STOPS}
+
+
+@pytest.fixture(scope="module")
+def selected(train_tiny: Callable[..., Run], copies: dict[str, Path]) -> Run:
+    """A complete run."""
+    callbacks = [copying(STOPS[when] + 1, to=path) for when, path in copies.items()]
+    settings = SETTINGS | {"checkpoint_interval": 0, "evaluation_episodes": 2}
+    return train_tiny(Countdown(), **settings, callbacks=callbacks)
 
 
 def test_the_latest_rewards_may_decide_instead() -> None:
@@ -129,29 +144,10 @@ def test_a_run_keeps_the_best_and_counts_all(selected: Run) -> None:
     assert np.shape(selected.evaluation()["stochastic"]["returns"]) == (2, 2)
 
 
-class StoppedError(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    "when", rest_nightly(["between two rounds", "before the first round ends", "after"])
-)
-def test_a_stopped_run_goes_on_exactly(
-    when: str, tmp_path: Path, selected: Run, train_tiny: Callable[..., Run]
-) -> None:
-    first, second = Selection(3, 120, 0.6).ends
-    stops = {"before the first round ends": first - 1, "between two rounds": second - 1}
-    stop = stops.get(when, second + 1)
-
-    def callback(progress: Progress) -> None:
-        if progress.iteration == stop + 1:  # the checkpoint is one behind
-            raise StoppedError
-
-    path = tmp_path / "run"
-    settings = SETTINGS | {"checkpoint_interval": 0, "evaluation_episodes": 2}
-    with pytest.raises(StoppedError):
-        train_tiny(Countdown(), **settings, run_dir=path, callbacks=[callback])
-    assert iteration_of(last_checkpoint(path / "checkpoints")) == stop
+@pytest.mark.parametrize("when", rest_nightly(STOPS))
+def test_a_stopped_run_goes_on_exactly(when: str, copies: dict[str, Path], selected: Run) -> None:
+    path = copies[when]
+    assert iteration_of(last_checkpoint(path / "checkpoints")) == STOPS[when]
     assert len(rpo.evaluate(path, episodes=2, env=Countdown()).returns) == 2
     resumed = rpo.train(Countdown(), resume=path, verbose=False)
     assert rounds_of(resumed) == rounds_of(selected)

@@ -20,6 +20,7 @@ from rpo.train_command import _train_form
 from rpo.training import Run, TrainingError
 from rpo.training.logging import Best, PlainReporter, Status, TerminalReporter, duration
 from rpo.training.settings import resolve
+from tests.training.conftest import TWO_SEEDS
 from tests.training.fakes import PENDULUM, TINY, as_flags
 
 
@@ -27,7 +28,7 @@ def test_training_into_a_pipe_prints_plain_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run"
-    flags = as_flags(TINY | {"evaluation_episodes": 2})
+    flags = as_flags(TINY | TWO_SEEDS)
     assert cli.main(["train", PENDULUM, "--run-dir", str(path), *flags]) == 0
     output = capsys.readouterr().out
     assert "\x1b" not in output
@@ -61,7 +62,7 @@ def test_other_commands(finished_run: Run, tmp_path: Path, capsys) -> None:
     assert cli.main(["algorithms"]) == 0
     output = capsys.readouterr().out
     assert "Reparameterization Proximal Policy Optimization" in output
-    assert cli.main(["check-gradients", PENDULUM, "--samples", "4"]) == 0
+    assert cli.main(["check-gradients", PENDULUM, "--samples", "4", "--horizon", "0"]) == 0
     assert "cosine" in capsys.readouterr().out
     assert cli.main(["--help"]) == 0
     assert cli.main(["--version"]) == 0
@@ -203,7 +204,7 @@ def test_failed_training_ends_in_one_line(
         raise TrainingError("the cause")
 
     monkeypatch.setattr("rpo.training.session.require_finite_updates", fail)
-    flags = as_flags(TINY)
+    flags = as_flags(TINY | {"seeds": 2})
     assert cli.main(["train", PENDULUM, "--run-dir", str(tmp_path / "run"), *flags]) == 1
     assert capsys.readouterr().err == "error: the cause\n"
 

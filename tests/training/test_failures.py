@@ -182,7 +182,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, finished_run: Run) -> None:
 
 
 def test_full_disk_leaves_the_checkpoint_and_the_run_can_go_on(
-    tmp_path: Path, train_tiny, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, train_tiny, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = MetricsTable.write
 
@@ -196,9 +196,9 @@ def test_full_disk_leaves_the_checkpoint_and_the_run_can_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(MetricsTable, "write", write_until_full)
         with pytest.raises(TrainingError, match=r"No space left.*iteration 6 is intact"):
-            train_tiny(run_dir=tmp_path / "run", checkpoint_interval=0)
+            train_tiny(run_dir=tmp_path / "run", seeds=2, checkpoint_interval=0)
     rpo.train(PENDULUM, resume=tmp_path / "run", verbose=False)
-    assert_equal_runs(Run.load(tmp_path / "run"), train_tiny())
+    assert_equal_runs(Run.load(tmp_path / "run"), finished_run)
 
 
 LIMITED = """

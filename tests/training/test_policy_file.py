@@ -33,6 +33,8 @@ from rpo.training import (
 from rpo.training.array_file import read_arrays, write_arrays
 from rpo.training.policies import MOMENTS, open_moments, open_policies
 from rpo.training.policy_file import read_policy_file, write_policy_file
+from rpo.training.run_files import write_json
+from rpo.training.settings import resolve
 from tests.marks import nightly
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, Countdown
 from tests.training.test_resume import StoppedError, stop_at
@@ -308,11 +310,19 @@ def test_what_is_no_policy_is_refused(tmp_path: Path, finished_run: Run) -> None
         open_moments(tmp_path / "run")
 
 
-def test_an_environment_of_another_size_is_refused(train_tiny, finished_run: Run) -> None:
+def test_an_environment_of_another_size_is_refused(finished_run: Run, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"observation_size 3, the environment countdown 2"):
         load_policy(finished_run, env=Countdown())
+    # what a training on an instance leaves, whose task has no more than a name
+    mine = Run.load(shutil.copytree(finished_run.path, tmp_path / "mine"))
+    task = resolve(Countdown(), settings=TINY).task
+    config = {name: value for name, value in mine.config.items() if name != "task_file"}
+    write_json(mine.path / "config.json", config | {"task": task})
+    file = read_policy_file(mine.policy_path)
+    facts = dataclasses.replace(file.facts, task=task)
+    write_policy_file(mine.policy_path, dataclasses.replace(file, facts=facts))
     with pytest.raises(RunError, match="an environment of your own; give it as the task"):
-        load_policy(train_tiny(Countdown()).path)
+        load_policy(mine.path)
 
 
 def test_a_policy_is_a_pytree_and_a_function() -> None:

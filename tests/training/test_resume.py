@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -20,19 +19,11 @@ from rpo.training import Run, SettingsError
 from rpo.training.checkpoint import last_checkpoint, restore_checkpoint
 from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.program import Program
+from rpo.training.settings import resolve
+from tests.training.conftest import TWO_SEEDS, copying
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, as_flags
 
 FLAGS = as_flags(TINY | {"checkpoint_interval": 0})
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rpo.cli", "train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
@@ -48,13 +39,13 @@ def rows(run: Path) -> int:
     return len(table.read_bytes().splitlines()) - 1 if table.exists() else 0
 
 
-def assert_equal_runs(run: Run, reference: Run) -> None:
+def assert_equal_runs(run: Run, reference: Run, task: str = PENDULUM) -> None:
     table, expected = run.metrics(), reference.metrics()
     assert list(table) == list(expected)
     for name in expected:
         if name not in WALL_CLOCK_COLUMNS:
             np.testing.assert_array_equal(table[name], expected[name], err_msg=name)
-    assert contents(run) == contents(reference)
+    assert contents(run, task) == contents(reference, task)
 
 
 def contents(run: Run, task: str = PENDULUM) -> dict[str, bytes]:
@@ -113,8 +104,12 @@ def test_killed_and_interrupted_run_equals_uninterrupted_one(
     reference = train_tiny(run_dir=tmp_path / "reference")
     path = tmp_path / "run"
 
-    status, _ = end_suddenly("row", 4, "SIGKILL", PENDULUM, "--run-dir", str(path), *FLAGS)
-    assert (status, rows(path)) == (-signal.SIGKILL, 4)
+    status, _ = end_suddenly("save", 4, "SIGKILL", PENDULUM, "--run-dir", str(path), *FLAGS)
+    assert (status, rows(path)) == (-signal.SIGKILL, 4)  # one row more than checkpoints
+    saved = last_checkpoint(path / "checkpoints")
+    assert saved is not None
+    assert saved.stem == "iteration_00000003"
+    assert unfinished_checkpoint(path)
 
     status, complaint = end_suddenly("row", 9, "SIGINT", PENDULUM, "--resume", str(path))
     assert status == 130, complaint
@@ -123,17 +118,13 @@ def test_killed_and_interrupted_run_equals_uninterrupted_one(
     ]
     saved = last_checkpoint(path / "checkpoints")
     assert saved is not None
-    assert saved.stem == f"iteration_{rows(path):08d}"  # nothing is lost at Ctrl-C
-
-    status, _ = end_suddenly("save", 2, "SIGKILL", PENDULUM, "--resume", str(path))
-    assert status == -signal.SIGKILL
-    assert unfinished_checkpoint(path)
+    assert saved.stem == f"iteration_{rows(path):08d}" == "iteration_00000012"  # nothing is lost
+    assert not unfinished_checkpoint(path)
 
     assert cli.main(["train", PENDULUM, "--resume", str(path)]) == 0
     assert capsys.readouterr().err == ""
     assert_equal_runs(Run.load(path), reference)
-    assert len(Run.load(path).config["sessions"]) == 4
-    assert not unfinished_checkpoint(path)
+    assert len(Run.load(path).config["sessions"]) == 3
 
 
 def unfinished_checkpoint(path: Path) -> bool:
@@ -142,37 +133,26 @@ def unfinished_checkpoint(path: Path) -> bool:
 
 def test_killed_before_the_first_checkpoint(tmp_path: Path, finished_run: Run) -> None:
     path = tmp_path / "run"
-    flags = as_flags(TINY | {"seeds": 2, "evaluation_episodes": 4})
-    process = start(PENDULUM, "--run-dir", str(path), *flags)
-    wait_for(process, (path / "config.json").exists)
-    process.kill()
-    process.communicate()
+    Run.create(path, resolve(PENDULUM, settings=TINY | TWO_SEEDS))  # as far as it had come
     rpo.train(PENDULUM, resume=path, verbose=False)
     assert_equal_runs(Run.load(path), finished_run)
     assert Run.load(path).evaluation() == finished_run.evaluation()
-
-
-def test_rows_after_the_checkpoint_are_computed_again(tmp_path: Path, train_tiny) -> None:
-    reference = train_tiny()
-    path = tmp_path / "run"
-    with pytest.raises(StoppedError):
-        train_tiny(run_dir=path, checkpoint_interval=0, callbacks=[stop_at(10)])
-    with (path / "metrics.csv").open("a") as table:
-        table.write("11,0,704,1.0,2.0,3.0,")  # cut short by a kill
-    rpo.train(PENDULUM, resume=path, verbose=False)
-    assert_equal_runs(Run.load(path), reference)
 
 
 def test_a_randomised_task_goes_on_with_the_figures_of_its_episodes(
     tmp_path: Path, train_tiny
 ) -> None:
     task = PENDULUM.replace("pendulum.py:", "randomised_pendulum.py:Randomised")
-    reference, path = train_tiny(task), tmp_path / "run"
-    with pytest.raises(StoppedError):
-        train_tiny(task, run_dir=path, checkpoint_interval=0, callbacks=[stop_at(10)])
-    rpo.train(task, resume=path, verbose=False)
-    found = contents(Run.load(path), task)
-    assert found == contents(reference, task)
+    killed = tmp_path / "killed"
+    reference = train_tiny(task, checkpoint_interval=0, callbacks=[copying(10, to=killed)])
+    saved = last_checkpoint(killed / "checkpoints")
+    assert saved is not None
+    assert (rows(killed), saved.stem) == (10, "iteration_00000009")
+    with (killed / "metrics.csv").open("a") as table:
+        table.write("11,0,704,1.0,2.0,3.0,")  # cut short
+    rpo.train(task, resume=killed, verbose=False)
+    assert_equal_runs(Run.load(killed), reference, task)
+    found = contents(Run.load(killed), task)
     assert {"mass", "latency", "past_actions"} <= {name.rpartition(".")[2] for name in found}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,8 @@ import rpo
 from rpo import cli
 from rpo.show.curves import band, curves_of, plot_runs
 from rpo.training import Progress, Run, RunError
-from tests.training.fakes import ITERATIONS, PENDULUM, TINY, Countdown
+from rpo.training.run_files import write_json
+from tests.training.fakes import ITERATIONS, PENDULUM, TINY
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -89,8 +91,10 @@ def test_curve_is_drawn(finished_run: Run) -> None:
     assert (finished_run.path / "curve.png").read_bytes().startswith(PNG)
 
 
-def test_curves_average_runs_of_one_method(finished_run: Run, train_tiny, tmp_path) -> None:
-    other = train_tiny(algorithm="shac", seed=7)
+def test_curves_average_runs_of_one_method(finished_run: Run, tmp_path) -> None:
+    other = Run.load(shutil.copytree(finished_run.path, tmp_path / "other"))
+    write_json(other.path / "config.json", other.config | {"algorithm": "shac"})
+    other = Run.load(other.path)
     curves = curves_of(finished_run)
     assert len(curves) == 2
     mean = band(curves, "steps")
@@ -98,13 +102,13 @@ def test_curves_average_runs_of_one_method(finished_run: Run, train_tiny, tmp_pa
     assert mean.mean[-1] == pytest.approx(np.mean(ends))
     assert mean.std[-1] == pytest.approx(np.std(ends))
     picture = plot_runs([finished_run, other], tmp_path / "curves.svg").read_text()
-    assert "<svg" in picture
+    assert "<svg" in picture and "RPO, 2 seeds" in picture and "SHAC, 2 seeds" in picture
     assert plot_runs([finished_run], tmp_path / "one.png").read_bytes().startswith(PNG)
 
 
 def test_callbacks_follow_the_training(train_tiny: Callable[..., Run]) -> None:
     told: list[Progress] = []
-    run = train_tiny(Countdown(), callbacks=[told.append])
+    run = train_tiny(seeds=2, callbacks=[told.append])
     assert [progress.iteration for progress in told] == [*range(1, ITERATIONS + 1), ITERATIONS]
     assert [progress.ended for progress in told] == [False] * ITERATIONS + [True]
     assert told[3].env_steps == 4 * 64

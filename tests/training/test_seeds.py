@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -23,15 +25,26 @@ def test_a_seed_alone_equals_the_seed_among_others(finished_run: Run, train_tiny
     assert not np.array_equal(among["reward"][rows], among["reward"][~rows])
 
 
-def after(iterations: int, *, mapped: bool = False, **settings: object) -> object:
-    program = Program(resolve(PENDULUM, settings=TINY | settings))
-    program.mapped = mapped
-    lanes = program.init()
-    program.compile(lanes)
-    for _ in range(iterations):
-        lanes, metrics = program.update(lanes)
-    assert metrics["reward"].shape == (len(program.seeds),)
-    return program.to_host(lanes)
+class Begun:
+    """A program after three iterations: how it began, the first metrics, and the state."""
+
+    def __init__(self, *, mapped: bool = False, **settings: object) -> None:
+        self.program = Program(resolve(PENDULUM, settings=TINY | settings))
+        self.program.mapped = mapped
+        lanes = self.program.init()
+        self.lanes = len(lanes)
+        parts = lanes[0].train.environments.episode_return.addressable_shards
+        self.parts = [(part.data.shape, part.device) for part in parts]
+        self.program.compile(lanes)
+        lanes, self.metrics = self.program.update(lanes)
+        for _ in range(2):
+            lanes, metrics = self.program.update(lanes)
+        assert metrics["reward"].shape == (len(self.program.seeds),)
+        self.state = self.program.to_host(lanes)
+
+
+begun = functools.cache(Begun)
+TWO = min(2, len(jax.devices()))
 
 
 def assert_close(state: object, expected: object) -> None:
@@ -40,30 +53,27 @@ def assert_close(state: object, expected: object) -> None:
     )
 
 
-def test_mapping_over_seeds_gives_the_same(finished_run: Run) -> None:
-    assert_close(after(3, mapped=True, seeds=2), after(3, seeds=2))
+def test_mapping_over_seeds_gives_the_same() -> None:
+    mapped, several = begun(mapped=True, seeds=3), begun(seeds=3, devices=TWO)
+    assert_close(mapped.state, several.state)
 
 
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
 def test_splitting_environments_over_devices_gives_the_same() -> None:
-    assert_close(after(3, devices=2), after(3, devices=1))
+    split, whole = begun(seed=2, devices=2), begun(seed=2, devices=1)
+    assert [shape for shape, _ in split.parts] == [(1, TINY["num_envs"] // 2)] * 2
+    assert len({device for _, device in split.parts}) == 2
+    assert_close(split.state, whole.state)
 
 
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
 def test_each_of_several_seeds_has_a_device_of_its_own() -> None:
-    program = Program(resolve(PENDULUM, settings=TINY | {"seeds": 3, "devices": 2}))
-    lanes = program.init()
-    assert len(lanes) == 2  # the second one filled up
-    parts = lanes[0].train.environments.episode_return.addressable_shards
-    assert [part.data.shape for part in parts] == [(1, TINY["num_envs"])] * 2
-    assert len({part.device for part in parts}) == 2
-    program.compile(lanes)
-    _, metrics = program.update(lanes)
-    assert metrics["reward"].shape == (3,)
-    alone = Program(resolve(PENDULUM, settings=TINY | {"seed": 2, "devices": 1}))
-    lanes = alone.init()
-    alone.compile(lanes)
-    assert alone.update(lanes)[1]["reward"][0] == metrics["reward"][2]
+    several, alone = begun(seeds=3, devices=TWO), begun(seed=2, devices=1)
+    assert several.lanes == 2  # the second one filled up
+    assert [shape for shape, _ in several.parts] == [(1, TINY["num_envs"])] * 2
+    assert len({device for _, device in several.parts}) == 2
+    assert several.metrics["reward"].shape == (3,)
+    assert alone.metrics["reward"][0] == several.metrics["reward"][2]
 
 
 def test_more_devices_than_there_are() -> None:

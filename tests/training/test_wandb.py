@@ -9,9 +9,9 @@ import pytest
 
 from rpo import cli
 from rpo.training import Run
-from tests.training.fakes import PENDULUM, TINY, as_flags
+from tests.training.fakes import ITERATIONS, PENDULUM, TINY, as_flags
 
-FLAGS = as_flags(TINY | {"total_steps": 64 * 3})
+FLAGS = as_flags(TINY | {"seeds": 2})
 
 
 def test_offline_log_has_every_metric(
@@ -25,7 +25,7 @@ def test_offline_log_has_every_metric(
     identity = (path / "wandb_id.txt").read_text()
     assert log.name == f"run-{identity}.wandb"
     contents = log.read_bytes()
-    assert len(Run.load(path).metrics()["iteration"]) == 3
+    assert len(Run.load(path).metrics()["iteration"]) == 2 * ITERATIONS
     for name in (b"value_loss", b"seconds", b"actor_hidden_sizes"):
         assert name in contents
 
