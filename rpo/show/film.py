@@ -130,7 +130,8 @@ class Film:
         for k, panel in enumerate(self._panels):
             step = panel.episodes.step_at(self._time(number), panel.env)
             q = panel.episodes.q_at(self._time(number), panel.env)
-            picture = self._stage.draw(q, self._targets[k][number])
+            markers = panel.episodes.markers_at(step, panel.env)
+            picture = self._stage.draw(q, self._targets[k][number], markers.values())
             row, column = divmod(k, self._columns)
             part = slice(row * height, (row + 1) * height), slice(column * width, None)
             canvas[part][:, :width] = self._captioned(picture, caption(panel, step))
@@ -148,16 +149,9 @@ class Film:
 
 
 def caption(panel: Panel, step: int) -> str:
-    """Title, return and speed so far, time."""
-    episodes, env = panel.episodes, panel.env
-    speed = episodes.speed(step, env)
-    seconds = (step + 1) * episodes.control_dt
-    words = [f"return {episodes.return_until(step, env):,.0f}"]
-    words += [] if speed is None else [f"{speed:.1f} m/s"]
-    over = step + 1 == episodes.length[env]
-    ended = ", fell" if over and episodes.terminated[env] else ""
-    words.append(f"{seconds:.1f} s{ended}")
-    return "\n".join([panel.title] * bool(panel.title) + ["   ".join(words)])
+    """Title; return, speed, the task's figures and time so far."""
+    words = "   ".join(panel.episodes.words(step, panel.env))
+    return "\n".join([panel.title] * bool(panel.title) + [words])
 
 
 def write_film(

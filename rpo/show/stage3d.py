@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from rpo.envs.markers import Marker
 from rpo.show.details import Details
 from rpo.show.episode import Episodes
 from rpo.show.scene import dress, moves, robot_box
+from rpo.show.solids import solids_of, triangles
+
+NOTHING: Mapping[str, Marker] = MappingProxyType({})
 
 GROUND_COLOR = (236, 240, 243)
 LINES = (165, 175, 185)
@@ -27,12 +33,15 @@ GRADIENT_LENGTH = 0.35
 class Robot3D:
     """Shapes of a robot whose links can be moved."""
 
-    def __init__(self, server: Any, spec: mujoco.MjSpec) -> None:
-        """Adds the robot and the ground to a scene.
+    def __init__(
+        self, server: Any, spec: mujoco.MjSpec, markers: Mapping[str, Marker] = NOTHING
+    ) -> None:
+        """Adds the robot, the ground and what else the task wants drawn to a scene.
 
         Args:
             server: a viser server.
             spec: the robot's description; is changed.
+            markers: of the task, wherever they are.
         """
         dress(spec)
         self.model = spec.compile()
@@ -45,6 +54,10 @@ class Robot3D:
             self._bodies[body] = server.scene.add_frame(name, show_axes=False)
         for geom in range(self.model.ngeom):
             self._add_shape(geom)
+        self._markers = {
+            name: self._add_marker(f"/world/marker_{number}", marker)
+            for number, (name, marker) in enumerate(markers.items())
+        }
         mujoco.mj_kinematics(self.model, self._data)
         middle, self.size = robot_box(self.model, self._data)
         self._add_grounds()
@@ -116,6 +129,23 @@ class Robot3D:
             wxyz=model.geom_quat[geom],
         )
 
+    def _add_marker(self, name: str, marker: Marker) -> Any:
+        """Its shapes, on a frame that can be moved."""
+        scene = self._server.scene
+        frame = scene.add_frame(name, show_axes=False)
+        for number, solid in enumerate(solids_of(marker)):
+            mesh = triangles(solid.kind, solid.size)
+            scene.add_mesh_simple(
+                f"{name}/shape_{number}",
+                np.asarray(mesh.vertices),
+                np.asarray(mesh.faces),
+                color=tuple(int(255 * c) for c in solid.color[:3]),
+                opacity=solid.color[3],
+                position=solid.offset,
+                cast_shadow=False,
+            )
+        return frame
+
     def pose(self, q: Float[np.ndarray, " nq"], *, follow: bool) -> None:
         """Moves the links.
 
@@ -131,6 +161,15 @@ class Robot3D:
         for body, frame in self._bodies.items():
             frame.position = tuple(self._data.xpos[body])
             frame.wxyz = tuple(self._data.xquat[body])
+
+    def place_markers(self, markers: Mapping[str, Marker]) -> None:
+        """Moves them to where they are in one environment."""
+        for name, marker in markers.items():
+            frame = self._markers[name]
+            frame.position = tuple(map(float, marker.position))
+            quaternion = np.array(marker.quaternion, np.float64)
+            mujoco.mju_normalize4(quaternion)
+            frame.wxyz = tuple(quaternion)
 
     def show_arrows(self, details: Details, step: int, *, forces: bool, gradients: bool) -> None:
         """Draws contact forces and action gradients of a step."""
@@ -153,10 +192,20 @@ class Robot3D:
         self._arrows[name].visible = visible
 
 
-def play(robot: Robot3D, episodes: Episodes, details: Details, step: int, *, follow: bool) -> None:
-    """Shows a step with all its arrows."""
+def play(
+    robot: Robot3D,
+    episodes: Episodes,
+    details: Details,
+    step: int,
+    *,
+    follow: bool = True,
+    forces: bool = True,
+    gradients: bool = True,
+) -> None:
+    """Shows a step with its markers and arrows."""
     robot.pose(episodes.q[step, 0], follow=follow)
-    robot.show_arrows(details, step, forces=True, gradients=True)
+    robot.place_markers(episodes.markers_at(step, 0))
+    robot.show_arrows(details, step, forces=forces, gradients=gradients)
 
 
 def _large(values: np.ndarray) -> float:
@@ -164,27 +213,16 @@ def _large(values: np.ndarray) -> float:
 
 
 def _mesh(model: mujoco.MjModel, geom: int, kind: int, size: Any) -> Any:
-    """The shape as triangles."""
-    from trimesh import Trimesh, creation
+    """The shape as triangles; a sphere in place of what has none."""
+    if kind == mujoco.mjtGeom.mjGEOM_MESH:
+        from trimesh import Trimesh
 
-    shapes = mujoco.mjtGeom
-    if kind == shapes.mjGEOM_SPHERE:
-        return creation.icosphere(subdivisions=3, radius=size[0])
-    if kind == shapes.mjGEOM_CAPSULE:
-        mesh = creation.capsule(height=2 * size[1], radius=size[0], count=[20, 20])
-        mesh.apply_translation(-mesh.bounds.mean(axis=0))
-        return mesh
-    if kind == shapes.mjGEOM_CYLINDER:
-        return creation.cylinder(radius=size[0], height=2 * size[1], sections=24)
-    if kind == shapes.mjGEOM_BOX:
-        return creation.box(extents=2 * size)
-    if kind == shapes.mjGEOM_ELLIPSOID:
-        mesh = creation.icosphere(subdivisions=3, radius=1.0)
-        mesh.apply_scale(size)
-        return mesh
-    if kind == shapes.mjGEOM_MESH:
         number = int(model.geom_dataid[geom])
         first, count = model.mesh_vertadr[number], model.mesh_vertnum[number]
         face, faces = model.mesh_faceadr[number], model.mesh_facenum[number]
         return Trimesh(model.mesh_vert[first : first + count], model.mesh_face[face : face + faces])
-    return creation.icosphere(subdivisions=2, radius=max(model.geom_rbound[geom], 1e-3))
+    mesh = triangles(kind, size)
+    if mesh is None:
+        ball = mujoco.mjtGeom.mjGEOM_SPHERE
+        mesh = triangles(ball, [max(model.geom_rbound[geom], 1e-3)])
+    return mesh

@@ -16,7 +16,7 @@ from rpo.show.episode import Episodes, Push, can_be_pushed, record_episodes, rob
 from rpo.show.page import place_camera, start_server, stop_server
 from rpo.show.panel import Panel
 from rpo.show.scenes import Scene
-from rpo.show.stage3d import Robot3D
+from rpo.show.stage3d import Robot3D, play
 from rpo.training.needs import need
 from rpo.training.policies import Policy, Source, env_of, open_moments, open_policies
 from rpo.training.policy_file import PolicyFile
@@ -141,7 +141,7 @@ class Viewer:
         self._load(first)
         require_free_port(host, port)
         self.server = start_server(viser, host, port)
-        self._robot = Robot3D(self.server, robot)
+        self._robot = Robot3D(self.server, robot, self.episodes.markers)
         place_camera(self.server, self._robot)
         self.panel = Panel(
             self.server,
@@ -206,8 +206,15 @@ class Viewer:
         episodes, details = panel.loaded
         step = panel.step
         with self.server.atomic():
-            self._robot.pose(episodes.q[step, 0], follow=panel.follow)
-            self._robot.show_arrows(details, step, forces=panel.forces, gradients=panel.gradients)
+            play(
+                self._robot,
+                episodes,
+                details,
+                step,
+                follow=panel.follow,
+                forces=panel.forces,
+                gradients=panel.gradients,
+            )
         panel.describe(step)
 
     def _listen(self) -> None:

@@ -22,8 +22,9 @@ from rpo.show.bones import add_bones
 from rpo.show.episode import Episodes, record_episodes, robot_of
 from rpo.show.film import Film, Format, Panel, caption, write_film
 from rpo.show.render import render
-from rpo.show.scene import FACES, dress
+from rpo.show.scene import dress
 from rpo.show.scenes import Scene
+from rpo.show.solids import FACES
 from rpo.training import RunError, load_policy
 from rpo.training.evaluation import evaluate_policy
 from tests.marks import nightly
