@@ -144,8 +144,14 @@ def view(given: ViewArguments) -> int:
     from rpo.show.viewer import Viewer, first_free_port
 
     port = first_free_port(given.host) if given.port is None else given.port
-    print("playing the episode and differentiating it ...", flush=True)
-    viewer = Viewer(given.run, given.scene, host=given.host, port=port, env=given.task)
+    viewer = Viewer(
+        given.run,
+        given.scene,
+        host=given.host,
+        port=port,
+        env=given.task,
+        say=lambda words: print(words, flush=True),
+    )
     shown = given.open and _open_browser(viewer.url)
     print(f"{viewer.url} {'is open in your browser' if shown else '- open it in a browser'}")
     print("Ctrl-C ends", flush=True)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from rpo.errors import RunError
+from rpo.training.files import replacing
 from rpo.training.metrics import KEY_COLUMNS, WALL_CLOCK_COLUMNS
 from rpo.training.run import Run
 
@@ -139,7 +140,8 @@ def plot_runs(runs: Sequence[Run], output: Path, metric: str = RETURN) -> Path:
             _draw(over_steps, band(curves, "steps"), label, len(curves), color)
             _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
         _label(over_steps, over_seconds, task, metric)
-    figure.savefig(output, dpi=150)
+    with replacing(output) as temporary:
+        figure.savefig(temporary, dpi=150)
     return output
 
 

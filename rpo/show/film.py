@@ -29,6 +29,8 @@ Sink = Callable[[Picture], None]
 
 CAMERA_SECONDS = 0.5
 """The camera follows the mean position of so long a time."""
+HOLD_SECONDS = 0.7
+"""A film that ends with a fall shows its last picture for so long: else nobody could see it."""
 INK = (28, 38, 48)
 
 
@@ -95,6 +97,8 @@ class Film:
             raise SettingsError(
                 f"skip is {skip}, must lie between 0 and the {seconds:.1f} s played"
             )
+        if any(_falls_at(panel, seconds) for panel in panels):
+            seconds += HOLD_SECONDS
         self.count = max(round((seconds - skip) * form.fps), 1)
         self._panels, self._form, self._skip = panels, form, skip
         self._stage = Stage(spec, form.width, form.height)
@@ -146,6 +150,13 @@ class Film:
     def close(self) -> None:
         """Closes the renderer."""
         self._stage.close()
+
+
+def _falls_at(panel: Panel, seconds: float) -> bool:
+    """Whether its episode ends by itself, and not before."""
+    episodes, env = panel.episodes, panel.env
+    last = episodes.length[env] * episodes.control_dt >= seconds - 1e-6
+    return bool(episodes.terminated[env] and last)
 
 
 def caption(panel: Panel, step: int) -> str:

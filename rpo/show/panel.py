@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from rpo.show.details import Details
 from rpo.show.episode import Episodes, Push
@@ -210,11 +211,9 @@ class Panel:
             line = values[: len(times), 0].astype(float)
             self._plot(name.replace("_", " "), times, {name: line}, step)
         loads = np.linalg.norm(details.contact_force, axis=2)
-        largest = sorted(np.argsort(-loads.mean(axis=0), kind="stable")[:MOST_LINES])
-        points = {details.contact_names[k]: loads[:, k] for k in largest}
-        self._plot("contact forces (N)", times, points or {"none": 0 * times}, step)
-        size = np.linalg.norm(details.action_gradient, axis=1)
-        self._plot("size of the action gradient", times, {"size": size}, step)
+        self._plot("contact forces (N)", times, _largest(details.contact_names, loads), step)
+        slopes = details.action_gradient
+        self._plot("action gradients", times, _largest(details.action_names, slopes), step)
 
     def _plot(self, title: str, times: Any, lines: dict[str, Any], step: int) -> None:
         lines = dict(list(lines.items())[:MOST_LINES])
@@ -240,3 +239,10 @@ class Panel:
                 legend={"show": len(lines) > 1, "live": False},
                 aspect=1.6,
             )
+
+
+def _largest(names: Sequence[str], values: Float[np.ndarray, "steps n"]) -> dict[str, Any]:
+    """As many as a plot can tell apart, those that are largest on the average, in their order."""
+    order = np.argsort(-np.abs(values).mean(axis=0), kind="stable")
+    found = {names[k]: values[:, k] for k in sorted(order[:MOST_LINES])}
+    return found or {"none": np.zeros(len(values))}

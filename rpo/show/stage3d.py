@@ -176,7 +176,8 @@ class Robot3D:
         scale = FORCE_LENGTH * self.size / (details.weight or _large(details.contact_force))
         start = details.contact_position[step]
         self._set("forces", start, scale * details.contact_force[step], visible=forces)
-        along = details.joint_push[step] * details.action_gradient[step][:, None]
+        joints = details.joint_push.shape[1]  # none where the robot's model is not ours
+        along = details.joint_push[step] * details.action_gradient[step, :joints, None]
         scale = GRADIENT_LENGTH * self.size / _large(details.action_gradient)
         self._set("gradients", details.joint_position[step], scale * along, visible=gradients)
 

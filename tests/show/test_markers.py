@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,23 @@ def test_an_episode_keeps_goals_and_what_was_reached(episodes: Episodes) -> None
     assert episodes.words(11, 0)[1:] == ["goals reached 2", "1.2 s"]
 
 
+def test_a_film_holds_where_it_ends_with_a_fall(slider: Stage, episodes: Episodes) -> None:
+    fallen = dataclasses.replace(episodes, terminated=np.array([True, True]))
+    short = dataclasses.replace(
+        fallen, length=np.array([12, 5]), terminated=np.array([False, True])
+    )
+    counts = []
+    for panels in (
+        [Panel("", episodes)],
+        [Panel("", fallen)],
+        [Panel("", short, k) for k in (0, 1)],
+    ):
+        film = Film(robot_of(Slider()), panels, Format(64, 64, 10))
+        film.close()
+        counts.append(film.count)
+    assert counts == [12, 19, 12]
+
+
 def test_a_film_draws_them_where_they_are(opengl: None, episodes: Episodes) -> None:
     film = Film(robot_of(Slider()), [Panel("", episodes)], Format(160, 120, 10))
     try:
@@ -136,7 +154,8 @@ def test_a_page_plots_what_the_task_reports(episodes: Episodes) -> None:
     first = SimpleNamespace(checkpoint="last", seed=0, sampled=False, start=0)
     panel = Controls(server, labels=["last"], seeds=[0], pushes=0, first=first, training=False)
     panel.load(episodes, look_into(Still(Slider()), episodes))
-    drawn = {call[1]["title"]: call[0][0] for call in server.gui.add_uplot.call_args_list}
+    calls = {call[1]["title"]: call[0] for call in server.gui.add_uplot.call_args_list}
+    drawn, series = ({title: call[k] for title, call in calls.items()} for k in (0, 1))
     np.testing.assert_array_equal(
         drawn["goals reached"][1], episodes.figures["goals_reached"][:, 0]
     )
@@ -149,7 +168,7 @@ def test_a_page_plots_what_the_task_reports(episodes: Episodes) -> None:
         ("sphere", (0.2,), -0.2, 0.2),
         ("capsule", (0.03, 0.15), -0.18, 0.18),
         ("cylinder", (0.03, 0.15), -0.15, 0.15),
-        ("arrow", (0.02, 0.3), 0.0, 0.3),
+        ("arrow", (0.02, 0.2), 0.0, 0.2),
     ],
 )
 def test_films_and_pages_draw_shapes_of_the_same_height(

@@ -63,6 +63,10 @@ def test_other_commands(finished_run: Run, tmp_path: Path, capsys) -> None:
     assert "Reparameterization Proximal Policy Optimization" in output
     assert cli.main(["check-gradients", PENDULUM, "--samples", "4"]) == 0
     assert "cosine" in capsys.readouterr().out
+    assert cli.main(["train", "--help"]) == 0
+    output = capsys.readouterr().out
+    assert "  ant       A torso with four legs" in output
+    assert len(output.splitlines()) < 24  # fits a terminal
     assert cli.main(["--help"]) == 0
     assert cli.main(["--version"]) == 0
 
@@ -135,7 +139,7 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("evaluate RUN --trust --episodes 0", 2, "episodes is 0"),
         ("plot", 2, "name at least one run"),
         ("plot RUN --output curves.nothing", 1, "no image suffix"),
-        ("plot RUN --output /dev/null/a.png", 1, "/dev/null/a.png: Not a directory"),
+        ("plot RUN --output /dev/null/a.png", 1, "/dev/null/a.tmp.png: Not a directory"),
         ("check-gradients nothing", 2, "unknown task 'nothing'"),
         ("check-gradients ant --horizon -1", 2, "horizon is -1, must lie between 0 and"),
         ("check-gradients", 2, "TASK"),
@@ -149,6 +153,10 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("train --resume RUN", 1, "would execute that file"),
         ("trian ant", 2, "(did you mean train?)"),
         ("train ant --algorithm rpoo", 2, "(did you mean rpo?)"),
+        ("train ant --algorithm rop", 2, "(did you mean rpo?)"),
+        ("evaluate RUN --episode 3", 2, "(did you mean --episodes?); rpo evaluate --help"),
+        ("view ant --checkpoints all", 2, "(did you mean --checkpoint?); rpo view --help"),
+        ("view nowhere", 1, "nowhere is no run directory, no policy file and no task"),
         ("train ant --preset papr", 2, "(did you mean paper?)"),
         ("train ant --gama 0.9", 2, "(did you mean --discount?); rpo train ant --help"),
         ("train ant --nothing-like-it 3", 2, "unknown setting --nothing-like-it; rpo train"),
