@@ -22,6 +22,8 @@ GROUND_COLOR = (236, 240, 243)
 LINES = (165, 175, 185)
 LARGE = 0.6
 """A robot larger than this (m) stands on a grid of half metres, a smaller one of decimetres."""
+SEE_THROUGH = 0.6
+"""Opacity of what is handled: the forces on it point into it."""
 FORCE_COLOR = (30, 150, 90)
 GRADIENT_COLOR = (214, 69, 65)
 FORCE_LENGTH = 0.3
@@ -120,11 +122,14 @@ class Robot3D:
         if kind == mujoco.mjtGeom.mjGEOM_PLANE:
             return
         mesh = _mesh(model, geom, kind, size)
+        opacity = float(model.geom_rgba[geom, 3])
         scene.add_mesh_simple(
             f"/world/link_{body}/shape_{geom}" if body else f"/world/shape_{geom}",
             np.asarray(mesh.vertices),
             np.asarray(mesh.faces),
             color=tuple(int(255 * c) for c in model.geom_rgba[geom, :3]),
+            flat_shading=kind == mujoco.mjtGeom.mjGEOM_BOX,  # else its edges look round
+            opacity=min(opacity, SEE_THROUGH if _loose(model, body) else 1.0),
             position=model.geom_pos[geom],
             wxyz=model.geom_quat[geom],
         )
@@ -141,6 +146,7 @@ class Robot3D:
                 np.asarray(mesh.faces),
                 color=tuple(int(255 * c) for c in solid.color[:3]),
                 opacity=solid.color[3],
+                flat_shading=solid.kind == mujoco.mjtGeom.mjGEOM_BOX,
                 position=solid.offset,
                 cast_shadow=False,
             )
@@ -211,6 +217,13 @@ def play(
 
 def _large(values: np.ndarray) -> float:
     return max(float(np.percentile(np.abs(values), 95)) if values.size else 0.0, 1e-9)
+
+
+def _loose(model: mujoco.MjModel, body: int) -> bool:
+    """Whether a body moves freely beside the robot."""
+    joint = model.body_jntadr[body]
+    free = joint >= 0 and model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE
+    return bool(body > 1 and free)
 
 
 def _mesh(model: mujoco.MjModel, geom: int, kind: int, size: Any) -> Any:

@@ -105,17 +105,12 @@ def test_an_episode_keeps_goals_and_what_was_reached(episodes: Episodes) -> None
 
 
 def test_a_film_holds_where_it_ends_with_a_fall(slider: Stage, episodes: Episodes) -> None:
-    fallen = dataclasses.replace(episodes, terminated=np.array([True, True]))
-    short = dataclasses.replace(
-        fallen, length=np.array([12, 5]), terminated=np.array([False, True])
-    )
+    ended = [np.array(x) for x in ((True, True), (False, True))]
+    fallen = dataclasses.replace(episodes, terminated=ended[0])
+    earlier = dataclasses.replace(episodes, terminated=ended[1], length=np.array([12, 5]))
     counts = []
-    for panels in (
-        [Panel("", episodes)],
-        [Panel("", fallen)],
-        [Panel("", short, k) for k in (0, 1)],
-    ):
-        film = Film(robot_of(Slider()), panels, Format(64, 64, 10))
+    for played in (episodes, fallen, earlier):
+        film = Film(robot_of(Slider()), [Panel("", played, k) for k in (0, 1)], Format(64, 64, 10))
         film.close()
         counts.append(film.count)
     assert counts == [12, 19, 12]
@@ -156,9 +151,9 @@ def test_a_page_plots_what_the_task_reports(episodes: Episodes) -> None:
     panel.load(episodes, look_into(Still(Slider()), episodes))
     calls = {call[1]["title"]: call[0] for call in server.gui.add_uplot.call_args_list}
     drawn, series = ({title: call[k] for title, call in calls.items()} for k in (0, 1))
-    np.testing.assert_array_equal(
-        drawn["goals reached"][1], episodes.figures["goals_reached"][:, 0]
-    )
+    reached = episodes.figures["goals_reached"][:, 0]
+    np.testing.assert_array_equal(drawn["goals reached"][1], reached)
+    assert [line["label"] for line in series["action gradients"][1:]] == ["action 0"]
 
 
 @pytest.mark.parametrize(
