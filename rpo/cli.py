@@ -202,18 +202,22 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _view(arguments: list[str]) -> int:
     from rpo.show import commands
+    from rpo.train_command import task_of
     from rpo.training.cache import enable_compilation_cache
 
     given = parse(commands.ViewArguments, arguments, "rpo view")
+    given = dataclasses.replace(given, task=task_of(given.run, given.task, given.trust))
     enable_compilation_cache()
     return commands.view(given)
 
 
 def _render(arguments: list[str]) -> int:
     from rpo.show import commands
+    from rpo.train_command import task_of
     from rpo.training.cache import enable_compilation_cache
 
     given = parse(commands.RenderArguments, arguments, "rpo render")
+    given = dataclasses.replace(given, task=task_of(given.run, given.task, given.trust))
     enable_compilation_cache()
     return commands.render(given)
 

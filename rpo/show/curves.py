@@ -64,6 +64,8 @@ def curves_of(run: Run, metric: str = RETURN) -> list[Curve]:
     Raises:
         RunError: if the run has no metrics, or not this one.
     """
+    if not run.metrics_path.exists():
+        raise RunError(f"{run.path} has no metrics yet")
     try:
         table = run.metrics()
     except (OSError, ValueError) as error:

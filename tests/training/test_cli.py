@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,10 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("train ant --algorithm rop", 2, "(did you mean rpo?)"),
         ("evaluate RUN --episode 3", 2, "(did you mean --episodes?); rpo evaluate --help"),
         ("view ant --checkpoints all", 2, "(did you mean --checkpoint?); rpo view --help"),
+        ("plot EMPTY", 1, "has no metrics yet"),
+        ("export EMPTY", 1, "holds no checkpoint yet"),
+        ("render RUN", 1, "would execute that file; if you trust it, add --trust"),
+        ("render RUN --trust --output x.mp4", 1, "pendulum has no robot to show"),
         ("view nowhere", 1, "nowhere is no run directory, no policy file and no task"),
         ("train ant --preset papr", 2, "(did you mean paper?)"),
         ("train ant --gama 0.9", 2, "(did you mean --discount?); rpo train ant --help"),
@@ -178,9 +183,12 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
     ],
 )
 def test_mistakes_end_in_one_line(
-    arguments: str, status: int, message: str, finished_run: Run, capsys
+    arguments: str, status: int, message: str, finished_run: Run, tmp_path: Path, capsys
 ) -> None:
-    words = [str(finished_run.path) if word == "RUN" else word for word in arguments.split()]
+    if "EMPTY" in arguments:
+        shutil.copy(finished_run.path / "config.json", tmp_path)
+    known = {"RUN": str(finished_run.path), "EMPTY": str(tmp_path)}
+    words = [known.get(word, word) for word in arguments.split()]
     assert cli.main(words) == status
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()

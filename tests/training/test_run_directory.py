@@ -114,8 +114,9 @@ def test_a_curve_that_cannot_be_written_leaves_the_older(
 
     (tmp_path / "curves.png").write_text("older")
     monkeypatch.setattr(Figure, "savefig", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         plot_runs([finished_run], tmp_path / "curves.png")
+    assert caught.value.filename == str(tmp_path / "curves.png")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
 
 
