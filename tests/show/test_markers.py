@@ -144,6 +144,16 @@ def test_a_page_moves_them(episodes: Episodes) -> None:
         assert made["/world/marker_0"].wxyz == pytest.approx((1, 0, 0, 0))
 
 
+@pytest.mark.parametrize(("task", "count"), [("hand", 7), ("ant", 0)])
+def test_a_page_shows_the_forces_on_what_is_handled(task: str, count: int) -> None:
+    """They point into it, so that it must be translucent: the cube and its six faces."""
+    server = MagicMock()
+    Robot3D(server, robot_of(envs.make(task)))
+    shapes = server.scene.add_mesh_simple.call_args_list
+    assert sum(call[1]["opacity"] < 1 for call in shapes) == count
+    assert len(shapes) > count + 10
+
+
 def test_a_page_plots_what_the_task_reports(episodes: Episodes) -> None:
     server = MagicMock()
     first = SimpleNamespace(checkpoint="last", seed=0, sampled=False, start=0)
