@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rpo.errors import RunError, SettingsError
 from rpo.show.episode import Episodes
 from rpo.show.scene import Stage
-from rpo.training.files import replacing
+from rpo.training.files import naming, replacing
 from rpo.training.needs import need
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -277,7 +277,8 @@ def _pictures(output: Path) -> Iterator[Sink]:
         count += 1
 
     try:
-        yield write
-        os.replace(temporary, output)
+        with naming(output):
+            yield write
+            os.replace(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
