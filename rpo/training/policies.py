@@ -212,8 +212,6 @@ def _shipped(name: str) -> PolicyFile:
 
 def _from_checkpoint(run: Run, env: Env | str | None) -> PolicyFile:
     """The policies of a run from before there were policy files."""
-    if not (run.checkpoints.is_dir() and any(run.checkpoints.iterdir())):  # before its task is made
-        raise CheckpointError(f"{run.path} holds no checkpoint yet")
     resolved = run.resolved(env)
     restored = restore(run, resolved)
     program, iteration = restored.program, restored.facts["iteration"]

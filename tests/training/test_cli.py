@@ -158,7 +158,6 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("evaluate RUN --episode 3", 2, "(did you mean --episodes?); rpo evaluate --help"),
         ("view ant --checkpoints all", 2, "(did you mean --checkpoint?); rpo view --help"),
         ("plot EMPTY", 1, "has no metrics yet"),
-        ("export EMPTY", 1, "holds no checkpoint yet"),
         ("render RUN", 1, "would execute that file; if you trust it, add --trust"),
         ("render RUN --trust --output x.mp4", 1, "pendulum has no robot to show"),
         ("view nowhere", 1, "nowhere is no run directory, no policy file and no task"),
