@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from rpo.envs import EnvSpec
+from rpo.envs import EnvSpec, Marker
 from rpo.envs.randomization import scaled
 from rpo.envs.robot_env import RobotEnv
 from rpo.physics.mjcf import load_mjcf
@@ -87,6 +87,11 @@ class Push(RobotEnv):
         miss = jnp.sum((ball - jnp.array(TARGET)) ** 2, axis=1)
         reach = jnp.sum((ball - pusher) ** 2, axis=1)
         return 1 - miss - 0.2 * reach - 0.01 * jnp.sum(action**2, axis=1)
+
+    def markers(self, state):
+        """Where the ball belongs: a flat disc on the floor."""
+        place = jnp.array([*TARGET, 0.005])
+        return {"target": Marker(place, shape="cylinder", size=(0.1, 0.004))}
 
     def _places(self, state):
         return state.q[:, :2] + jnp.array([-0.3, 0.0]), state.q[:, 2:4]

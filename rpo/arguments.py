@@ -50,6 +50,8 @@ def parse(form: Callable[..., T], arguments: list[str], program: str, default: A
         UsageError: if they do not fit the form.
         SystemExit: after `--help`.
     """
+    if dataclasses.is_dataclass(form) and default is None:  # else the caller knows more
+        require_known_flags(arguments, _names(form), f"{program} --help explains them")
     complaint = io.StringIO()
     options = {} if default is None else {"default": default}
     try:
@@ -82,6 +84,15 @@ def _whole_numbers(form: Any, default: Any, arguments: list[str]) -> list[str]:
         else:
             words.append(_written_out(word) if wanted else word)
     return words
+
+
+def _names(form: Any) -> list[str]:
+    """Names of a form's settings, those of its groups included."""
+    names: list[str] = []
+    for field in dataclasses.fields(form):
+        group = field.default_factory
+        names += _names(group) if dataclasses.is_dataclass(group) else [field.name]
+    return names
 
 
 def _counts(form: Any, default: Any) -> set[str]:

@@ -38,13 +38,30 @@ and further:
 RUN is a run directory; evaluate, view, render and export take a policy file, or the name of a task
 whose policy comes with rpo, as well. `rpo COMMAND --help` says more."""
 
+TRAIN_USAGE = """usage: rpo train TASK [--SETTING VALUE ...]
+
+TASK is one of
+{tasks}
+  robot.xml a robot's description (MJCF, URDF) that is to walk
+  FILE.py:CLASS, brax:NAME, playground:NAME
+            a task of your own, or one of another package
+
+  rpo train ant                             the preset `fast` of RPO; a run directory under runs
+  rpo train ant --algorithm ppo --seeds 3   another method, three seeds at once
+  rpo train ant --total-steps 1e6 --friction-coefficient 0.3
+                                            every figure of method and task is a setting
+  rpo train --resume runs/NAME              continue a run that was interrupted
+  rpo train --from runs/NAME                a new run from a finished one
+
+`rpo train TASK --help` lists all settings and their values, `rpo tasks` every task's figures."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArguments:
     """Runs full episodes with a trained policy and prints their mean return.
 
     Args:
-        run: run directory.
+        run: run directory, policy file, or the name of a task whose policy comes with rpo.
         episodes: per seed, each on a fresh environment.
         deterministic: act without noise.
         checkpoint: the newest one, or the one with the best training return.
@@ -54,7 +71,7 @@ class EvaluateArguments:
         randomization: randomise the task as in training; with --no-randomization it is nominal.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     episodes: int = 128
     deterministic: bool = False
     checkpoint: Literal["last", "best"] = "last"
@@ -159,9 +176,15 @@ def _train(arguments: list[str]) -> int:
     from rpo.train_command import train
 
     if arguments and arguments[0] in ("-h", "--help"):
-        print("usage: rpo train TASK [settings]; `rpo train TASK --help` lists them\n")
-        return _tasks([])
+        print(TRAIN_USAGE.format(tasks=_task_lines()))
+        return 0
     return train(arguments)
+
+
+def _task_lines() -> str:
+    from rpo import envs
+
+    return "\n".join(f"  {task:<10}{envs.describe(task)['about']}" for task in envs.names())
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -180,18 +203,22 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _view(arguments: list[str]) -> int:
     from rpo.show import commands
+    from rpo.train_command import task_of
     from rpo.training.cache import enable_compilation_cache
 
     given = parse(commands.ViewArguments, arguments, "rpo view")
+    given = dataclasses.replace(given, task=task_of(given.run, given.task, given.trust))
     enable_compilation_cache()
     return commands.view(given)
 
 
 def _render(arguments: list[str]) -> int:
     from rpo.show import commands
+    from rpo.train_command import task_of
     from rpo.training.cache import enable_compilation_cache
 
     given = parse(commands.RenderArguments, arguments, "rpo render")
+    given = dataclasses.replace(given, task=task_of(given.run, given.task, given.trust))
     enable_compilation_cache()
     return commands.render(given)
 

@@ -53,7 +53,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """` (did you mean ...?)` with the known name that is closest, or nothing if none is."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -168,6 +168,6 @@ def _form(
     return form, form(**{name: value for name, _, value in groups})
 
 
-def task_of(run: Path, task: str | None, trust: bool) -> str | None:
+def task_of(run: Path | str, task: str | None, trust: bool) -> str | None:
     """What the user names as a run's task, or with his trust the file that the run names."""
     return Run.load(run).recorded_task if task is None and trust else task

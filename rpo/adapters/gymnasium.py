@@ -220,12 +220,18 @@ class _Camera:
 
     def pictures(self, state: EnvState) -> tuple[Picture, ...]:
         if self._stage is None:
-            from rpo.show.episode import robot_of
+            from rpo.show.episode import markers_of, robot_of
             from rpo.show.scene import Stage
 
             self._stage = Stage(robot_of(self._env), *PICTURE_SIZE)
+            self._markers_of = eqx.filter_jit(markers_of)
         rows = np.asarray(state.physics.q, np.float64)
-        return tuple(self._stage.draw(q, self._stage.look_at(q)) for q in rows)
+        markers = jax.device_get(self._markers_of(self._env, state.physics))
+        each = [jax.tree.map(lambda x, k=k: x[k], markers).values() for k in range(len(rows))]
+        return tuple(
+            self._stage.draw(q, self._stage.look_at(q), marked)
+            for q, marked in zip(rows, each, strict=True)
+        )
 
     def close(self) -> None:
         if self._stage is not None:

@@ -1,6 +1,7 @@
 """Tasks: differentiable batches of environments, and how to write one of your own."""
 
 from rpo.envs.base import Env, EnvSpec, EnvState, EpisodicEnv, Transition
+from rpo.envs.markers import Marker
 from rpo.envs.randomization import Randomization
 from rpo.envs.registry import describe, is_known, make, names, settings_class
 
@@ -9,6 +10,7 @@ __all__ = [
     "EnvSpec",
     "EnvState",
     "EpisodicEnv",
+    "Marker",
     "Randomization",
     "Transition",
     "describe",

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from rpo.envs.compiled import run_compiled
+from rpo.envs.markers import Marker
 from rpo.envs.randomization import OFF, Randomization, Variation
 from rpo.mirror import Mirror
 from rpo.physics.factors import NOMINAL, Factors
@@ -160,7 +161,8 @@ class EpisodicEnv(Env):
     - `dynamics(state, action)`: the next state of a *batch*, differentiable,
     - `observe(state)` and `reward(state, action, next_state)` of a batch,
     - `is_terminal(state)` of a batch, if episodes can end before the time limit,
-    - `report(state)` of a batch and `report_names`, if an episode has figures beside its return.
+    - `report(state)` of a batch and `report_names`, if an episode has figures beside its return,
+    - `markers(state)` of a batch, if there is more to draw than the robot.
 
     A state is any pytree of arrays. An environment whose next state is not finite, or beyond
     `STATE_BOUND`, is terminated with reward zero and restarted; the others do not notice.
@@ -242,6 +244,10 @@ class EpisodicEnv(Env):
 
     def report(self, state: PyTree) -> dict[str, Array]:
         """Figures of a batch's running episodes (envs,) by `report_names`; by default none."""
+        return {}
+
+    def markers(self, state: PyTree) -> dict[str, Marker]:
+        """What pictures of a batch show beside the robot, such as goals; by default nothing."""
         return {}
 
     def reset(self, key: Array, num_envs: int) -> EnvState:

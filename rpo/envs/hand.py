@@ -21,10 +21,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from rpo.envs.base import EnvSpec
 from rpo.envs.hand_model import ASSET, JOINTS, HandSettings, load_hand
+from rpo.envs.markers import Marker
 from rpo.envs.randomization import scaled
 from rpo.envs.robot_env import RobotTask
 from rpo.physics.model import Model
 
+GOAL_OFFSET = (0.0, 0.2, 0.04)
+"""Where pictures show the goal's orientation, from where the cube is to be held, m: not there, for
+two cubes in one another cannot be told apart."""
+GOAL_COLOR = (0.9, 0.9, 0.88, 0.45)
 _TINY = 1e-12
 
 
@@ -199,6 +204,20 @@ class Hand(RobotTask):
     def report(self, state: HandState) -> dict[str, Array]:
         """Goals reached in the episode so far."""
         return {"goals_reached": state.goals_reached}
+
+    def markers(self, state: HandState) -> dict[str, Marker]:
+        """The orientation that the cube is to have: a translucent cube beside the hand."""
+        geoms = self.model.geoms
+        size = geoms.half_extents[geoms.names.index("cube")]
+        return {
+            "goal": Marker(
+                self.goal_position + jnp.array(GOAL_OFFSET),
+                size=tuple(map(float, size)),
+                quaternion=state.goal,
+                color=GOAL_COLOR,
+                faces=True,
+            )
+        }
 
     def _distance(self, state: HandState) -> Float[Array, " envs"]:
         offset = state.q[:, 16:19] - self.goal_position.astype(state.q.dtype)

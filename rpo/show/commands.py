@@ -67,6 +67,7 @@ class RenderArguments:
         output: .mp4, .gif or .webm, or a name without suffix for a directory of PNG pictures; by
             default episode.mp4 in the run directory, or TASK.mp4 here.
         task: FILE.py:CLASS of an environment of your own; it is executed.
+        trust: execute the file that the run itself names as its task.
         width: of each panel in pixels; 640, or 320 if there are several.
         height: of each panel in pixels; 480, or 240 if there are several.
         fps: frames per second; 30, or 25 in a GIF.
@@ -75,6 +76,7 @@ class RenderArguments:
     run: RunOrTask
     output: Path | None = None
     task: str | None = None
+    trust: bool = False
     scene: Scene = dataclasses.field(default_factory=Scene)
     width: int | None = None
     height: int | None = None
@@ -117,6 +119,7 @@ class ViewArguments:
         run: run directory, policy file, or the name of a task whose policy comes with rpo.
         save: instead of serving, write one HTML file that plays without a server.
         task: FILE.py:CLASS of an environment of your own; it is executed.
+        trust: execute the file that the run itself names as its task.
         host: address to listen at; 0.0.0.0 lets other machines look, too.
         port: to listen at; by default the first free one from 8080 on.
         open: open the page in a browser.
@@ -125,6 +128,7 @@ class ViewArguments:
     run: RunOrTask
     save: Path | None = None
     task: str | None = None
+    trust: bool = False
     scene: Scene = dataclasses.field(default_factory=Scene)
     host: str = "127.0.0.1"
     port: int | None = None
@@ -144,8 +148,14 @@ def view(given: ViewArguments) -> int:
     from rpo.show.viewer import Viewer, first_free_port
 
     port = first_free_port(given.host) if given.port is None else given.port
-    print("playing the episode and differentiating it ...", flush=True)
-    viewer = Viewer(given.run, given.scene, host=given.host, port=port, env=given.task)
+    viewer = Viewer(
+        given.run,
+        given.scene,
+        host=given.host,
+        port=port,
+        env=given.task,
+        say=lambda words: print(words, flush=True),
+    )
     shown = given.open and _open_browser(viewer.url)
     print(f"{viewer.url} {'is open in your browser' if shown else '- open it in a browser'}")
     print("Ctrl-C ends", flush=True)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from rpo.errors import RunError
+from rpo.training.files import replacing
 from rpo.training.metrics import KEY_COLUMNS, WALL_CLOCK_COLUMNS
 from rpo.training.run import Run
 
@@ -63,6 +64,8 @@ def curves_of(run: Run, metric: str = RETURN) -> list[Curve]:
     Raises:
         RunError: if the run has no metrics, or not this one.
     """
+    if not run.metrics_path.exists():
+        raise RunError(f"{run.path} has no metrics yet")
     try:
         table = run.metrics()
     except (OSError, ValueError) as error:
@@ -139,7 +142,8 @@ def plot_runs(runs: Sequence[Run], output: Path, metric: str = RETURN) -> Path:
             _draw(over_steps, band(curves, "steps"), label, len(curves), color)
             _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
         _label(over_steps, over_seconds, task, metric)
-    figure.savefig(output, dpi=150)
+    with replacing(output) as temporary:
+        figure.savefig(temporary, dpi=150)
     return output
 
 

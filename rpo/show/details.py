@@ -37,6 +37,7 @@ class Details:
         weight: of what contacts carry, N; see `carried_weight`.
         terms: what the reward is the sum of, by name, not a number in the last step; only `reward`
             where the task does not say.
+        action_names: of the entries of an action; numbers where the task has not named them.
         action_gradient: of the discounted return of the following steps, by each action entry.
         joint_position: where the joint of each action is, in the world, m.
         joint_push: how each joint's motor would move its limb: a unit vector.
@@ -47,6 +48,7 @@ class Details:
     contact_force: Float[np.ndarray, "steps points 3"]
     weight: float
     terms: dict[str, Float[np.ndarray, " steps"]]
+    action_names: tuple[str, ...]
     action_gradient: Float[np.ndarray, "steps action"]
     joint_position: Float[np.ndarray, "steps action 3"]
     joint_push: Float[np.ndarray, "steps action 3"]
@@ -68,10 +70,11 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
     if hasattr(task, "reward_terms"):
         terms = jax.device_get(eqx.filter_jit(_terms)(task, states, action))
     gradient = _gradients(policy, states, length)
+    names = task.spec.action_names or tuple(f"action {k}" for k in range(gradient.shape[1]))
     model = getattr(task, "model", None)
     if not isinstance(model, Model):
         nothing = np.zeros((length, 0, 3), np.float32)
-        return Details((), nothing, nothing, 0.0, terms, gradient[:, :0], nothing, nothing)
+        return Details((), nothing, nothing, 0.0, terms, names, gradient, nothing, nothing)
     q, qd, factors = states.physics.q.T, states.physics.qd.T, states.variation.factors
     slippery = Factors(friction=factors.friction).transposed()  # all that a force depends on
     found = eqx.filter_jit(contact_forces)(model, q, qd, slippery)
@@ -85,6 +88,7 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
         force[:, touching],
         carried_weight(model, jax.tree.map(lambda x: x[0], factors)),
         terms,
+        names,
         gradient,
         joint[:, motors],
         push[:, motors],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from rpo.algorithms.devices import environment_keys
 from rpo.envs.base import Env, EnvState
+from rpo.envs.markers import Marker
 from rpo.errors import RunError, SettingsError
 from rpo.physics.mjcf import parse_description
 from rpo.physics.model import JointType, Model
@@ -50,6 +52,17 @@ def robot_of(env: Env) -> mujoco.MjSpec:
     return parse_description(env.mjcf)
 
 
+def markers_of(env: Env, physics: PyTree) -> dict[str, Marker]:
+    """What a task wants drawn beside its robot in a batch of its states, an entry in each.
+
+    Raises:
+        ValueError: if a marker has another number of entries.
+    """
+    found: dict[str, Marker] = env.markers(physics) if hasattr(env, "markers") else {}
+    envs = len(jax.tree.leaves(physics)[0])
+    return {name: marker.of_each(envs) for name, marker in found.items()}
+
+
 class _Step(eqx.Module):
     """What is recorded of a step, everything leading with the environments."""
 
@@ -58,6 +71,8 @@ class _Step(eqx.Module):
     reward: Array
     terminated: Array
     truncated: Array
+    figures: dict[str, Array]
+    markers: dict[str, Marker]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +102,8 @@ class Episodes:
         terminated: whether it ended by itself, before the time limit.
         control_dt: seconds per step.
         speed_column: entry of the observation that holds the speed, None if there is none.
+        figures: what the task reports of an episode (`Env.report_names`), after each step.
+        markers: what it wants drawn beside the robot, before each step.
     """
 
     states: EnvState
@@ -96,6 +113,10 @@ class Episodes:
     terminated: Bool[np.ndarray, " envs"]
     control_dt: float
     speed_column: int | None
+    figures: Mapping[str, Shaped[np.ndarray, "steps envs"]] = dataclasses.field(
+        default_factory=dict
+    )
+    markers: Mapping[str, Marker] = dataclasses.field(default_factory=dict)
 
     @property
     def q(self) -> Float[np.ndarray, "steps envs nq"]:
@@ -128,6 +149,24 @@ class Episodes:
             return None
         first = max(step + 1 - round(window / self.control_dt), 0)
         return float(self.states.observation[first : step + 1, env, self.speed_column].mean())
+
+    def markers_at(self, step: int, env: int) -> dict[str, Marker]:
+        """Before a step, of one environment. Not between steps: a goal may jump."""
+        found: dict[str, Marker] = jax.tree.map(lambda x: x[step, env], self.markers)
+        return found
+
+    def words(self, step: int, env: int) -> list[str]:
+        """Return, speed, the task's figures and time up to and including a step."""
+        speed = self.speed(step, env)
+        words = [f"return {self.return_until(step, env):,.0f}"]
+        words += [] if speed is None else [f"{speed:.1f} m/s"]
+        words += [
+            f"{name.replace('_', ' ')} {float(values[step, env]):,.4g}"
+            for name, values in self.figures.items()
+        ]
+        over = step + 1 == self.length[env]
+        ended = ", fell" if over and self.terminated[env] else ""
+        return [*words, f"{(step + 1) * self.control_dt:.1f} s{ended}"]
 
     @property
     def seconds(self) -> float:
@@ -183,6 +222,8 @@ def record_episodes(
         terminated=played.terminated[length - 1, np.arange(num_envs)],
         control_dt=spec.control_dt,
         speed_column=names.index(FORWARD_VELOCITY) if FORWARD_VELOCITY in names else None,
+        figures=played.figures,
+        markers=played.markers,
     )
 
 
@@ -209,6 +250,8 @@ def _play(
             reward=transition.reward,
             terminated=transition.terminated,
             truncated=transition.truncated,
+            figures={name: transition.info[name] for name in policy.env.report_names},
+            markers=markers_of(policy.env, state.physics),
         )
 
     return lax.scan(step, state, jnp.arange(policy.env.spec.episode_length))[1]

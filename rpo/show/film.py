@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rpo.errors import RunError, SettingsError
 from rpo.show.episode import Episodes
 from rpo.show.scene import Stage
-from rpo.training.files import replacing
+from rpo.training.files import naming, replacing
 from rpo.training.needs import need
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -31,6 +31,8 @@ MAX_PIXELS = 8192
 """Of a picture in each direction; encoders take little more."""
 CAMERA_SECONDS = 0.5
 """The camera follows the mean position of so long a time."""
+HOLD_SECONDS = 0.7
+"""A film that ends with a fall shows its last picture for so long: else nobody could see it."""
 INK = (28, 38, 48)
 
 
@@ -113,6 +115,8 @@ class Film:
             raise SettingsError(
                 f"skip is {skip}, must lie between 0 and the {seconds:.1f} s played"
             )
+        if any(_falls_at(panel, seconds) for panel in panels):
+            seconds += HOLD_SECONDS
         self.count = max(round((seconds - skip) * form.fps), 1)
         self._panels, self._form, self._skip = panels, form, skip
         self._columns, self.size = arrangement(len(panels), form)
@@ -146,7 +150,8 @@ class Film:
         for k, panel in enumerate(self._panels):
             step = panel.episodes.step_at(self._time(number), panel.env)
             q = panel.episodes.q_at(self._time(number), panel.env)
-            picture = self._stage.draw(q, self._targets[k][number])
+            markers = panel.episodes.markers_at(step, panel.env)
+            picture = self._stage.draw(q, self._targets[k][number], markers.values())
             row, column = divmod(k, self._columns)
             part = slice(row * height, (row + 1) * height), slice(column * width, None)
             canvas[part][:, :width] = self._captioned(picture, caption(panel, step))
@@ -163,17 +168,17 @@ class Film:
         self._stage.close()
 
 
-def caption(panel: Panel, step: int) -> str:
-    """Title, return and speed so far, time."""
+def _falls_at(panel: Panel, seconds: float) -> bool:
+    """Whether its episode ends by itself, and not before."""
     episodes, env = panel.episodes, panel.env
-    speed = episodes.speed(step, env)
-    seconds = (step + 1) * episodes.control_dt
-    words = [f"return {episodes.return_until(step, env):,.0f}"]
-    words += [] if speed is None else [f"{speed:.1f} m/s"]
-    over = step + 1 == episodes.length[env]
-    ended = ", fell" if over and episodes.terminated[env] else ""
-    words.append(f"{seconds:.1f} s{ended}")
-    return "\n".join([panel.title] * bool(panel.title) + ["   ".join(words)])
+    last = episodes.length[env] * episodes.control_dt >= seconds - 1e-6
+    return bool(episodes.terminated[env] and last)
+
+
+def caption(panel: Panel, step: int) -> str:
+    """Title; return, speed, the task's figures and time so far."""
+    words = "   ".join(panel.episodes.words(step, panel.env))
+    return "\n".join([panel.title] * bool(panel.title) + [words])
 
 
 def write_film(
@@ -299,7 +304,8 @@ def _pictures(output: Path) -> Iterator[Sink]:
         count += 1
 
     try:
-        yield write
-        os.replace(temporary, output)
+        with naming(output):
+            yield write
+            os.replace(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -52,15 +52,15 @@ def save_page(
     details = look_into(policy, episodes)
     server = start_server(viser, "127.0.0.1", 0)
     try:
-        robot = Robot3D(server, robot_of(chosen))
+        robot = Robot3D(server, robot_of(chosen), episodes.markers)
         place_camera(server, robot)
         length = int(episodes.length[0])
         stride = max(round(1 / (FRAMES_PER_SECOND * episodes.control_dt)), 1)
         steps = range(min(round(scene.skip / episodes.control_dt), length - 1), length, stride)
-        play(robot, episodes, details, steps[0], follow=True)
+        play(robot, episodes, details, steps[0])
         recording = server.get_scene_serializer()
         for step in steps:
-            play(robot, episodes, details, step, follow=True)
+            play(robot, episodes, details, step)
             recording.insert_sleep(stride * episodes.control_dt)
         page = recording.as_html()
     finally:

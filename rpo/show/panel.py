@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from rpo.show.details import Details
 from rpo.show.episode import Episodes, Push
 
 COLORS = ("#1a6b94", "#d96b3d", "#5b8e3e", "#8a5a9e", "#b08d1e", "#5a6472", "#c0392b", "#16a085")
 MOST_LINES = len(COLORS)
+MOST_FIGURES = 4
 PLOTS_PER_SECOND = 5.0
 FORCES = "What each link feels where it touches; the weight of the robot would be 0.3 of its size."
 GRADIENTS = "More return would come from more torque that way; the length is the derivative."
@@ -196,12 +198,8 @@ class Panel:
         if abs(seconds - self._drawn) < 1 / PLOTS_PER_SECOND and step + 1 < episodes.length[0]:
             return
         self._drawn = seconds
-        speed = episodes.speed(step, 0)
-        words = [f"**return {episodes.return_until(step, 0):,.0f}**"]
-        words += [] if speed is None else [f"{speed:.1f} m/s"]
-        ended = step + 1 == episodes.length[0] and episodes.terminated[0]
-        words.append(f"{seconds:.1f} s" + (", fell" if ended else ""))
-        self._text.content = " &nbsp; ".join(words)
+        first, *others = episodes.words(step, 0)
+        self._text.content = " &nbsp; ".join([f"**{first}**", *others])
         self._draw_plots(step)
 
     def _draw_plots(self, step: int) -> None:
@@ -209,12 +207,13 @@ class Panel:
         episodes, details = self.loaded
         times = np.arange(len(details.action_gradient)) * episodes.control_dt
         self._plot("reward per step", times, details.terms, step)
+        for name, values in list(episodes.figures.items())[:MOST_FIGURES]:
+            line = values[: len(times), 0].astype(float)
+            self._plot(name.replace("_", " "), times, {name: line}, step)
         loads = np.linalg.norm(details.contact_force, axis=2)
-        largest = sorted(np.argsort(-loads.mean(axis=0), kind="stable")[:MOST_LINES])
-        points = {details.contact_names[k]: loads[:, k] for k in largest}
-        self._plot("contact forces (N)", times, points or {"none": 0 * times}, step)
-        size = np.linalg.norm(details.action_gradient, axis=1)
-        self._plot("size of the action gradient", times, {"size": size}, step)
+        self._plot("contact forces (N)", times, _largest(details.contact_names, loads), step)
+        slopes = details.action_gradient
+        self._plot("action gradients", times, _largest(details.action_names, slopes), step)
 
     def _plot(self, title: str, times: Any, lines: dict[str, Any], step: int) -> None:
         lines = dict(list(lines.items())[:MOST_LINES])
@@ -240,3 +239,10 @@ class Panel:
                 legend={"show": len(lines) > 1, "live": False},
                 aspect=1.6,
             )
+
+
+def _largest(names: Sequence[str], values: Float[np.ndarray, "steps n"]) -> dict[str, Any]:
+    """As many as a plot can tell apart, those that are largest on the average, in their order."""
+    order = np.argsort(-np.abs(values).mean(axis=0), kind="stable")
+    found = {names[k]: values[:, k] for k in sorted(order[:MOST_LINES])}
+    return found or {"none": np.zeros(len(values))}

@@ -7,14 +7,17 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import mujoco
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from rpo.envs.markers import Marker
 from rpo.errors import RunError
 from rpo.show.bones import add_bones
+from rpo.show.solids import faces_of, solids_of
 
 PALETTE = (
     (0.10, 0.42, 0.58, 1.0),  # torso
@@ -24,15 +27,6 @@ PALETTE = (
     (0.55, 0.60, 0.66, 1.0),
 )
 """Colours of links by their depth in the tree."""
-FACES = (
-    (0.80, 0.25, 0.24, 1.0),
-    (0.13, 0.47, 0.66, 1.0),
-    (0.30, 0.58, 0.28, 1.0),
-    (0.95, 0.78, 0.32, 1.0),
-    (0.50, 0.36, 0.66, 1.0),
-    (0.93, 0.94, 0.95, 1.0),
-)
-"""Colours of a loose box's faces: +x, -x, +y, -y, +z, -z."""
 UNPAINTED = (0.5, 0.5, 0.5, 1.0)
 SKY = ((0.72, 0.83, 0.93), (0.97, 0.98, 1.0))
 GROUND = ((0.80, 0.83, 0.86), (0.74, 0.78, 0.82))
@@ -109,16 +103,13 @@ def _mark_faces(spec: mujoco.MjSpec) -> None:
         (box,) = boxes
         axes = np.zeros(9)
         mujoco.mju_quat2Mat(axes, np.array(box.quat))
-        for number, color in enumerate(FACES):
-            axis, sign = number // 2, 1 - 2 * (number % 2)
-            size = 0.7 * np.array(box.size)
-            size[axis] = 0.01 * box.size[axis]
+        for face in faces_of(np.array(box.size)):
             body.add_geom(
                 type=mujoco.mjtGeom.mjGEOM_BOX,
-                size=size,
-                pos=np.array(box.pos) + sign * box.size[axis] * axes.reshape(3, 3)[:, axis],
+                size=face.size,
+                pos=np.array(box.pos) + axes.reshape(3, 3) @ face.offset,
                 quat=box.quat,
-                rgba=color,
+                rgba=face.color,
                 contype=0,
                 conaffinity=0,
                 mass=0,
@@ -160,15 +151,20 @@ def moves(model: mujoco.MjModel) -> bool:
 
 
 def robot_box(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[Float[np.ndarray, "3"], float]:
-    """Middle and width of the bounding box of all bodies as they stand; of a robot that is fixed
-    without what lies loose beside it."""
-    own = model.geom_bodyid > 0
+    """Middle and width of the bounding box of all bodies as they stand; the width of a robot that
+    is fixed without what lies loose beside it."""
+    everything = model.geom_bodyid > 0
+    own = everything
     if model.nbody > 1 and not moves(model):
         own = model.body_rootid[model.geom_bodyid] == 1
-    centre, radius = data.geom_xpos[own], model.geom_rbound[own][:, None]
-    corners = np.concatenate([centre - radius, centre + radius])
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    return 0.5 * (low + high), float((high - low).max())
+    low, high = _extent(model, data, everything)
+    own_low, own_high = _extent(model, data, own)
+    return 0.5 * (low + high), float((own_high - own_low).max())
+
+
+def _extent(model: mujoco.MjModel, data: mujoco.MjData, shapes: Any) -> tuple[Any, Any]:
+    centre, radius = data.geom_xpos[shapes], model.geom_rbound[shapes][:, None]
+    return (centre - radius).min(axis=0), (centre + radius).max(axis=0)
 
 
 class Stage:
@@ -208,12 +204,18 @@ class Stage:
         return np.array(self._data.xpos[1] if self._moves else self._middle)
 
     def draw(
-        self, q: Float[np.ndarray, " nq"], target: Float[np.ndarray, "3"]
+        self,
+        q: Float[np.ndarray, " nq"],
+        target: Float[np.ndarray, "3"],
+        markers: Iterable[Marker] = (),
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """A picture of the robot with the camera looking at a point."""
+        """A picture of the robot and of markers (each of one environment), with the camera looking
+        at a point."""
         self._pose(q)
         self._camera.lookat[:] = target
         self._renderer.update_scene(self._data, self._camera)
+        for marker in markers:
+            _add_marker(self._renderer.scene, marker)
         picture: np.ndarray = self._renderer.render()
         return picture
 
@@ -229,6 +231,22 @@ class Stage:
     def close(self) -> None:
         """Closes the renderer."""
         self._renderer.close()
+
+
+def _add_marker(scene: mujoco.MjvScene, marker: Marker) -> None:
+    """To what is drawn next."""
+    axes = np.zeros(9)
+    quaternion = np.array(marker.quaternion, np.float64)
+    mujoco.mju_normalize4(quaternion)
+    mujoco.mju_quat2Mat(axes, quaternion)
+    for solid in solids_of(marker):
+        if scene.ngeom >= scene.maxgeom:
+            return
+        place = np.asarray(marker.position, np.float64) + axes.reshape(3, 3) @ solid.offset
+        color = np.array(solid.color, np.float32)
+        geom = scene.geoms[scene.ngeom]
+        mujoco.mjv_initGeom(geom, solid.kind, solid.size, place, axes, color)
+        scene.ngeom += 1
 
 
 def choose_opengl() -> None:

@@ -16,13 +16,13 @@ LONGEST = 10**6
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a film shows.
+    """What is shown.
 
     Args:
         seed: which of the run's seeds, the first by default.
-        checkpoint: the newest policy, the one with the best training return, or those of all
-            moments that the run has kept, side by side.
-        envs: so many environments side by side, each with a start of its own.
+        checkpoint: the newest policy, the one with the best training return, or (films only) those
+            of all moments that the run has kept, side by side.
+        envs: films only: so many environments side by side, each with a start of its own.
         sampled: act with noise, as in training.
         start: seed of the random starts and of the noise.
         skip: seconds of the episode to leave out at its start.

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from rpo.envs.markers import Marker
 from rpo.show.details import Details
 from rpo.show.episode import Episodes
 from rpo.show.scene import dress, moves, robot_box
+from rpo.show.solids import solids_of, triangles
+
+NOTHING: Mapping[str, Marker] = MappingProxyType({})
 
 GROUND_COLOR = (236, 240, 243)
 LINES = (165, 175, 185)
 LARGE = 0.6
 """A robot larger than this (m) stands on a grid of half metres, a smaller one of decimetres."""
+SEE_THROUGH = 0.6
+"""Opacity of what is handled: the forces on it point into it."""
 FORCE_COLOR = (30, 150, 90)
 GRADIENT_COLOR = (214, 69, 65)
 FORCE_LENGTH = 0.3
@@ -27,12 +35,15 @@ GRADIENT_LENGTH = 0.35
 class Robot3D:
     """Shapes of a robot whose links can be moved."""
 
-    def __init__(self, server: Any, spec: mujoco.MjSpec) -> None:
-        """Adds the robot and the ground to a scene.
+    def __init__(
+        self, server: Any, spec: mujoco.MjSpec, markers: Mapping[str, Marker] = NOTHING
+    ) -> None:
+        """Adds the robot, the ground and what else the task wants drawn to a scene.
 
         Args:
             server: a viser server.
             spec: the robot's description; is changed.
+            markers: of the task, wherever they are.
         """
         dress(spec)
         self.model = spec.compile()
@@ -45,6 +56,10 @@ class Robot3D:
             self._bodies[body] = server.scene.add_frame(name, show_axes=False)
         for geom in range(self.model.ngeom):
             self._add_shape(geom)
+        self._markers = {
+            name: self._add_marker(f"/world/marker_{number}", marker)
+            for number, (name, marker) in enumerate(markers.items())
+        }
         mujoco.mj_kinematics(self.model, self._data)
         middle, self.size = robot_box(self.model, self._data)
         self._add_grounds()
@@ -107,14 +122,35 @@ class Robot3D:
         if kind == mujoco.mjtGeom.mjGEOM_PLANE:
             return
         mesh = _mesh(model, geom, kind, size)
+        opacity = float(model.geom_rgba[geom, 3])
         scene.add_mesh_simple(
             f"/world/link_{body}/shape_{geom}" if body else f"/world/shape_{geom}",
             np.asarray(mesh.vertices),
             np.asarray(mesh.faces),
             color=tuple(int(255 * c) for c in model.geom_rgba[geom, :3]),
+            flat_shading=kind == mujoco.mjtGeom.mjGEOM_BOX,  # else its edges look round
+            opacity=min(opacity, SEE_THROUGH if _loose(model, body) else 1.0),
             position=model.geom_pos[geom],
             wxyz=model.geom_quat[geom],
         )
+
+    def _add_marker(self, name: str, marker: Marker) -> Any:
+        """Its shapes, on a frame that can be moved."""
+        scene = self._server.scene
+        frame = scene.add_frame(name, show_axes=False)
+        for number, solid in enumerate(solids_of(marker)):
+            mesh = triangles(solid.kind, solid.size)
+            scene.add_mesh_simple(
+                f"{name}/shape_{number}",
+                np.asarray(mesh.vertices),
+                np.asarray(mesh.faces),
+                color=tuple(int(255 * c) for c in solid.color[:3]),
+                opacity=solid.color[3],
+                flat_shading=solid.kind == mujoco.mjtGeom.mjGEOM_BOX,
+                position=solid.offset,
+                cast_shadow=False,
+            )
+        return frame
 
     def pose(self, q: Float[np.ndarray, " nq"], *, follow: bool) -> None:
         """Moves the links.
@@ -132,12 +168,22 @@ class Robot3D:
             frame.position = tuple(self._data.xpos[body])
             frame.wxyz = tuple(self._data.xquat[body])
 
+    def place_markers(self, markers: Mapping[str, Marker]) -> None:
+        """Moves them to where they are in one environment."""
+        for name, marker in markers.items():
+            frame = self._markers[name]
+            frame.position = tuple(map(float, marker.position))
+            quaternion = np.array(marker.quaternion, np.float64)
+            mujoco.mju_normalize4(quaternion)
+            frame.wxyz = tuple(quaternion)
+
     def show_arrows(self, details: Details, step: int, *, forces: bool, gradients: bool) -> None:
         """Draws contact forces and action gradients of a step."""
         scale = FORCE_LENGTH * self.size / (details.weight or _large(details.contact_force))
         start = details.contact_position[step]
         self._set("forces", start, scale * details.contact_force[step], visible=forces)
-        along = details.joint_push[step] * details.action_gradient[step][:, None]
+        joints = details.joint_push.shape[1]  # none where the robot's model is not ours
+        along = details.joint_push[step] * details.action_gradient[step, :joints, None]
         scale = GRADIENT_LENGTH * self.size / _large(details.action_gradient)
         self._set("gradients", details.joint_position[step], scale * along, visible=gradients)
 
@@ -153,38 +199,44 @@ class Robot3D:
         self._arrows[name].visible = visible
 
 
-def play(robot: Robot3D, episodes: Episodes, details: Details, step: int, *, follow: bool) -> None:
-    """Shows a step with all its arrows."""
+def play(
+    robot: Robot3D,
+    episodes: Episodes,
+    details: Details,
+    step: int,
+    *,
+    follow: bool = True,
+    forces: bool = True,
+    gradients: bool = True,
+) -> None:
+    """Shows a step with its markers and arrows."""
     robot.pose(episodes.q[step, 0], follow=follow)
-    robot.show_arrows(details, step, forces=True, gradients=True)
+    robot.place_markers(episodes.markers_at(step, 0))
+    robot.show_arrows(details, step, forces=forces, gradients=gradients)
 
 
 def _large(values: np.ndarray) -> float:
     return max(float(np.percentile(np.abs(values), 95)) if values.size else 0.0, 1e-9)
 
 
-def _mesh(model: mujoco.MjModel, geom: int, kind: int, size: Any) -> Any:
-    """The shape as triangles."""
-    from trimesh import Trimesh, creation
+def _loose(model: mujoco.MjModel, body: int) -> bool:
+    """Whether a body moves freely beside the robot."""
+    joint = model.body_jntadr[body]
+    free = joint >= 0 and model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE
+    return bool(body > 1 and free)
 
-    shapes = mujoco.mjtGeom
-    if kind == shapes.mjGEOM_SPHERE:
-        return creation.icosphere(subdivisions=3, radius=size[0])
-    if kind == shapes.mjGEOM_CAPSULE:
-        mesh = creation.capsule(height=2 * size[1], radius=size[0], count=[20, 20])
-        mesh.apply_translation(-mesh.bounds.mean(axis=0))
-        return mesh
-    if kind == shapes.mjGEOM_CYLINDER:
-        return creation.cylinder(radius=size[0], height=2 * size[1], sections=24)
-    if kind == shapes.mjGEOM_BOX:
-        return creation.box(extents=2 * size)
-    if kind == shapes.mjGEOM_ELLIPSOID:
-        mesh = creation.icosphere(subdivisions=3, radius=1.0)
-        mesh.apply_scale(size)
-        return mesh
-    if kind == shapes.mjGEOM_MESH:
+
+def _mesh(model: mujoco.MjModel, geom: int, kind: int, size: Any) -> Any:
+    """The shape as triangles; a sphere in place of what has none."""
+    if kind == mujoco.mjtGeom.mjGEOM_MESH:
+        from trimesh import Trimesh
+
         number = int(model.geom_dataid[geom])
         first, count = model.mesh_vertadr[number], model.mesh_vertnum[number]
         face, faces = model.mesh_faceadr[number], model.mesh_facenum[number]
         return Trimesh(model.mesh_vert[first : first + count], model.mesh_face[face : face + faces])
-    return creation.icosphere(subdivisions=2, radius=max(model.geom_rbound[geom], 1e-3))
+    mesh = triangles(kind, size)
+    if mesh is None:
+        ball = mujoco.mjtGeom.mjGEOM_SPHERE
+        mesh = triangles(ball, [max(model.geom_rbound[geom], 1e-3)])
+    return mesh

@@ -7,6 +7,7 @@ import dataclasses
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rpo.envs.base import Env
@@ -16,13 +17,14 @@ from rpo.show.episode import Episodes, Push, can_be_pushed, record_episodes, rob
 from rpo.show.page import place_camera, start_server, stop_server
 from rpo.show.panel import Panel
 from rpo.show.scenes import Scene
-from rpo.show.stage3d import Robot3D
+from rpo.show.stage3d import Robot3D, play
 from rpo.training.needs import need
 from rpo.training.policies import Policy, Source, env_of, open_moments, open_policies
 from rpo.training.policy_file import PolicyFile
 from rpo.training.run import Run
 
 FRAMES_PER_SECOND = 30
+LOADING = "playing the episode and differentiating it ..."
 LOOK_FOR_NEWER = 2.0
 """Seconds between two looks at whether a training has written a newer policy."""
 
@@ -108,6 +110,7 @@ class Viewer:
         host: str = "127.0.0.1",
         port: int = 0,
         env: Env | str | None = None,
+        say: Callable[[str], None] = lambda words: None,
     ) -> None:
         """Plays the first episode and starts serving.
 
@@ -117,6 +120,7 @@ class Viewer:
             host: address to listen at.
             port: to listen at, 0 for any that is free.
             env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
+            say: is told what takes long.
 
         Raises:
             RunError: if there is no such policy, no robot to show, the extra `view` is missing, or
@@ -139,9 +143,10 @@ class Viewer:
         self._steps = scene.steps(task)
         self.episodes: Episodes
         self.details: Details
+        say(LOADING)
         self._load(first)
         self.server = start_server(viser, host, port)
-        self._robot = Robot3D(self.server, robot)
+        self._robot = Robot3D(self.server, robot, self.episodes.markers)
         place_camera(self.server, self._robot)
         self.panel = Panel(
             self.server,
@@ -206,8 +211,15 @@ class Viewer:
         episodes, details = panel.loaded
         step = panel.step
         with self.server.atomic():
-            self._robot.pose(episodes.q[step, 0], follow=panel.follow)
-            self._robot.show_arrows(details, step, forces=panel.forces, gradients=panel.gradients)
+            play(
+                self._robot,
+                episodes,
+                details,
+                step,
+                follow=panel.follow,
+                forces=panel.forces,
+                gradients=panel.gradients,
+            )
         panel.describe(step)
 
     def _listen(self) -> None:
@@ -225,7 +237,7 @@ class Viewer:
             if not (chosen or newer):
                 continue
             self._changed.clear()
-            self.panel.busy("playing the episode and differentiating it ...")
+            self.panel.busy(LOADING)
             try:
                 self._load(Choice(*self.panel.choice()))
                 self.panel.load(self.episodes, self.details)

@@ -24,9 +24,22 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # encoders go by the suffix
     temporary.unlink(missing_ok=True)  # a link would lead elsewhere
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an error of the system the name of what could not be written, where it has none: a full
+    disk does not say which file was too much."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and not error.filename:
+            error.filename = str(path)
+        raise

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rpo.envs.base import Env, EnvSpec, EpisodicEnv
+from rpo.envs.markers import Marker
 from rpo.errors import TaskError
 
 _REMEDY = "docs/custom-environment.md lists what each function gives."
@@ -75,6 +76,23 @@ def _check_functions(env: EpisodicEnv, key: Any, action: Any, count: int) -> Non
             f"{type(env).__name__}.is_terminal gives {found.dtype}, must give bool, one per "
             f"environment\n{_REMEDY}"
         )
+    _check_markers(env, batch, count)
+
+
+def _check_markers(env: EpisodicEnv, batch: Any, count: int) -> None:
+    found = jax.eval_shape(env.markers, batch)
+    if not isinstance(found, dict) or not all(isinstance(x, Marker) for x in found.values()):
+        raise TaskError(
+            f"{type(env).__name__}.markers gives {type(found).__name__}, must give an "
+            f"rpo.envs.Marker by name\n{_REMEDY}"
+        )
+    for name, marker in found.items():
+        for field, size in (("position", 3), ("quaternion", 4)):
+            given, wanted = getattr(marker, field), (count, size)
+            if given.shape != wanted[1:]:
+                _require(
+                    env, f"markers: {name!r}.{field}", given, wanted, f"({size},) or (envs, {size})"
+                )
 
 
 def _require_same_state(env: Env, what: str, before: Any, after: Any) -> None:

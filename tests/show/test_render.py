@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import resource
 import sys
@@ -21,10 +22,11 @@ from rpo import cli, envs
 from rpo.show import scene as scenes
 from rpo.show.bones import add_bones
 from rpo.show.episode import Episodes, record_episodes, robot_of
-from rpo.show.film import Film, Format, Panel, caption, write_film
+from rpo.show.film import Film, Format, Panel, _pictures, caption, write_film
 from rpo.show.render import render
-from rpo.show.scene import FACES, dress
+from rpo.show.scene import dress
 from rpo.show.scenes import Scene
+from rpo.show.solids import FACES
 from rpo.training import RunError, load_policy
 from rpo.training.evaluation import evaluate_policy
 from tests.marks import nightly
@@ -165,6 +167,13 @@ def test_a_full_disk_leaves_nothing(opengl: None, episodes: Episodes, tmp_path: 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "hop.mp4").read_text() == "older"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_pictures(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, _pictures(tmp_path / "hop"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "hop")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failure_while_drawing_leaves_nothing(

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,10 @@ def test_other_commands(finished_run: Run, tmp_path: Path, capsys) -> None:
     assert "Reparameterization Proximal Policy Optimization" in output
     assert cli.main(["check-gradients", PENDULUM, "--samples", "4", "--horizon", "0"]) == 0
     assert "cosine" in capsys.readouterr().out
+    assert cli.main(["train", "--help"]) == 0
+    output = capsys.readouterr().out
+    assert "  ant       A torso with four legs" in output
+    assert len(output.splitlines()) < 24  # fits a terminal
     assert cli.main(["--help"]) == 0
     assert cli.main(["--version"]) == 0
 
@@ -139,7 +144,7 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("evaluate RUN --trust --episodes 0", 2, "episodes is 0"),
         ("plot", 2, "name at least one run"),
         ("plot RUN --output curves.nothing", 1, "no image suffix"),
-        ("plot RUN --output /dev/null/a.png", 1, "/dev/null/a.png: Not a directory"),
+        ("plot RUN --output /dev/null/a.png", 1, "/dev/null/a.tmp.png: Not a directory"),
         ("check-gradients nothing", 2, "unknown task 'nothing'"),
         ("check-gradients ant --horizon -1", 2, "horizon is -1, must lie between 0 and"),
         ("check-gradients", 2, "TASK"),
@@ -153,6 +158,13 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("train --resume RUN", 1, "would execute that file"),
         ("trian ant", 2, "(did you mean train?)"),
         ("train ant --algorithm rpoo", 2, "(did you mean rpo?)"),
+        ("train ant --algorithm rop", 2, "(did you mean rpo?)"),
+        ("evaluate RUN --episode 3", 2, "(did you mean --episodes?); rpo evaluate --help"),
+        ("view ant --checkpoints all", 2, "(did you mean --checkpoint?); rpo view --help"),
+        ("plot EMPTY", 1, "has no metrics yet"),
+        ("render RUN", 1, "would execute that file; if you trust it, add --trust"),
+        ("render RUN --trust --output x.mp4", 1, "pendulum has no robot to show"),
+        ("view nowhere", 1, "nowhere is no run directory, no policy file and no task"),
         ("train ant --preset papr", 2, "(did you mean paper?)"),
         ("train ant --gama 0.9", 2, "(did you mean --discount?); rpo train ant --help"),
         ("train ant --nothing-like-it 3", 2, "unknown setting --nothing-like-it; rpo train"),
@@ -176,9 +188,12 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
     ],
 )
 def test_mistakes_end_in_one_line(
-    arguments: str, status: int, message: str, finished_run: Run, capsys
+    arguments: str, status: int, message: str, finished_run: Run, tmp_path: Path, capsys
 ) -> None:
-    words = [str(finished_run.path) if word == "RUN" else word for word in arguments.split()]
+    if "EMPTY" in arguments:
+        shutil.copy(finished_run.path / "config.json", tmp_path)
+    known = {"RUN": str(finished_run.path), "EMPTY": str(tmp_path)}
+    words = [known.get(word, word) for word in arguments.split()]
     assert cli.main(words) == status
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()

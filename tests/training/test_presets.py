@@ -235,10 +235,12 @@ def test_what_cannot_be_is_refused_in_one_line(arguments: tuple, message: str) -
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_fast_ends_at_a_fifth_of_the_learning_rate_for_every_method_that_lowers_it(task) -> None:
+def test_fast_ends_at_about_a_fifth_of_the_learning_rate_where_it_is_lowered(task) -> None:
     for algorithm in ("rpo", "shac", "sapo"):
         config = algorithms.config_class(algorithm)(**preset_settings(algorithm, task, "fast"))
         assert config.actor_learning_rate_schedule != "constant"
-        share = 10 if (algorithm, task) == ("rpo", "anymal") else 5  # at a fifth it still falls
+        # at a fifth ANYmal still falls
+        shares = {"anymal": 10, "humanoid": 10, "hand": 4} if algorithm == "rpo" else {}
+        share = shares.get(task, 5)
         final = config.actor_learning_rate / share
         assert config.actor_learning_rate_final == pytest.approx(final)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from tensorboardX.proto.event_pb2 import Event
 
 import rpo
@@ -104,6 +107,21 @@ def test_curves_average_runs_of_one_method(finished_run: Run, tmp_path) -> None:
     picture = plot_runs([finished_run, other], tmp_path / "curves.svg").read_text()
     assert "<svg" in picture and "RPO, 2 seeds" in picture and "SHAC, 2 seeds" in picture
     assert plot_runs([finished_run], tmp_path / "one.png").read_bytes().startswith(PNG)
+
+
+def test_a_curve_that_cannot_be_written_leaves_the_older(
+    finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Figure, path: Path, **_: object) -> None:
+        path.write_bytes(PNG)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "curves.png").write_text("older")
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        plot_runs([finished_run], tmp_path / "curves.png")
+    assert caught.value.filename == str(tmp_path / "curves.png")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
 
 
 def test_callbacks_follow_the_training(train_tiny: Callable[..., Run]) -> None:

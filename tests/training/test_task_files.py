@@ -157,6 +157,12 @@ def test_a_module_beside_the_task_can_be_imported(tmp_path: Path) -> None:
             "in dynamics: return state",
         ),
         ("jnp.zeros(2)", "key.shape.nothing", "AttributeError", "in initial_state"),
+        (
+            "def observe",
+            "def markers(self, state):\n        return [state]\n\n    def observe",
+            "Mine.markers gives list, must give an rpo.envs.Marker by name",
+            "docs/custom-env",
+        ),
         ('"mine", 2', '"mine", -2', "observation_size must be positive", "in Mine"),
         ("def observe", "def look", "abstract", "making Mine()"),
     ],
