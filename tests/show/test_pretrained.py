@@ -15,7 +15,7 @@ SHIPPED = sorted(path.stem for path in (Path(rpo.__file__).parent / "pretrained"
 
 
 def test_they_are_there() -> None:
-    assert {"ant", "hopper"} <= set(SHIPPED)
+    assert {"ant", "hopper", "humanoid"} <= set(SHIPPED)
     with pytest.raises(RunError, match=r"no policy of anymal comes with rpo yet; train one: rpo"):
         load_policy("anymal")
 
