@@ -152,7 +152,7 @@ def test_time_goes_on_and_can_be_set(viewer: Viewer) -> None:
 
 def test_a_training_is_followed(viewer: Viewer, run: Path) -> None:
     contents = read_policy_file(run / "policy.npz")
-    facts = dataclasses.replace(contents.facts, iteration=9, env_steps=288)
+    facts = dataclasses.replace(contents.facts, iteration=9, total_iterations=9, env_steps=288)
     before = viewer.episodes
     other = eqx.tree_at(lambda a: a.policy, contents.last, _negated(contents.last.policy))
     write_policy_file(run / "policy.npz", dataclasses.replace(contents, facts=facts, last=other))
