@@ -36,7 +36,8 @@ def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
     rods = list(itertools.pairwise(hubs))
     rods += [(hub, model.geom_pos[g].copy()) for g in shapes if _distance(model, g, hub) > 0]
     if body > 1 or not shapes:  # what hangs on a trunk has joints at its surface
-        places = [_place(model, child) for child in np.flatnonzero(model.body_parentid == body)]
+        children = np.flatnonzero(model.body_parentid == body)
+        places = [_place(model, int(child)) for child in children]
         rods += [(hub, place) for place in np.unique(np.round(places, 4), axis=0)] if places else []
 
     def near(point: Point) -> bool:
