@@ -16,7 +16,6 @@ from rpo.physics import joints, kinematics, pairs
 from rpo.physics.geoms import MATERIAL, NO_GEOMS, Geoms
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import Model
-from rpo.physics.pair_candidates import list_pairs, mark_slots, take_slots
 from rpo.physics.step import StepSettings, control_step
 from rpo.physics.topology import groups_of
 from tests.physics.robots import planar
@@ -204,19 +203,6 @@ def test_wrenches_are_those_of_plain_loops(model, slots, monkeypatch):
     expected = np.stack([expected_wrenches(model, q[:, k], qd[:, k]) for k in range(ENVS)], -1)
     assert (np.abs(expected).max(axis=(0, 1)) > 1).sum() > ENVS // 2
     np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
-
-
-def test_pairs_that_touch_are_listed_once_more():
-    """What the backward pass goes through: of the listed pairs those with a force."""
-    near = jnp.asarray(np.random.default_rng(3).random((4, 4, 5)) < 0.4)
-    listed = list_pairs(near)
-    count = int(near.sum())
-    slots = take_slots(listed, jnp.int32(0), count + 6)
-    marked = jnp.arange(count + 6) % 3 == 0
-    found = np.asarray(mark_slots(slots, marked, near & False))
-    where = [np.asarray(x)[:count:3] for x in (slots.b, slots.a, slots.environment)]
-    assert found[*where].all() and np.asarray(near)[*where].all()
-    assert found.sum() == -(-count // 3)
 
 
 def test_gradients_are_those_of_finite_differences(model, monkeypatch):
