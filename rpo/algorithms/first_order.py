@@ -47,6 +47,8 @@ class FirstOrderConfig(MethodConfig):
         actor_learning_rate_final: at the end of the schedule.
         actor_learning_rate_schedule: "constant", "linear" or "exponential".
         actor_learning_rate_hold: share of the run, below 1, before the schedule begins.
+        initial_std: standard deviation of actions before squashing, about which a policy starts, in
+            [0.01, 5]; its means start as much smaller or larger. The paper's is 1.
         critic_learning_rate: constant.
         betas: decay rates of AdamW's moments.
         weight_decay: of AdamW.
@@ -69,6 +71,7 @@ class FirstOrderConfig(MethodConfig):
     actor_learning_rate_final: float = 1e-5
     actor_learning_rate_schedule: Schedule = "linear"
     actor_learning_rate_hold: float = 0.0
+    initial_std: float = 1.0
     critic_learning_rate: float = 5e-4
     betas: tuple[float, float] = (0.7, 0.95)
     weight_decay: float = 0.01
@@ -96,6 +99,10 @@ class FirstOrderConfig(MethodConfig):
         require(
             0 <= self.actor_learning_rate_hold < 1,
             f"actor_learning_rate_hold is {self.actor_learning_rate_hold}, must be in [0, 1)",
+        )
+        require(
+            0.01 <= self.initial_std <= 5,  # well within the bounds of log_std
+            f"initial_std is {self.initial_std}, must lie in [0.01, 5]",
         )
         require(
             self.critic != "scaled" or self.discount < 1,
@@ -177,6 +184,7 @@ class FirstOrderAlgorithm(Algorithm):
             config.actor_hidden_sizes,
             keys.policy,
             mirror=mirror,
+            initial_std=config.initial_std,
         )
         critics = new_state_values(
             spec.observation_size,

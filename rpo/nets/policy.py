@@ -79,8 +79,9 @@ class GaussianPolicy(Tied):
         key: Array,
         *,
         mirror: Mirror | None = None,
+        initial_std: float = 1.0,
     ) -> None:
-        """Orthogonal weights, zero biases.
+        """Orthogonal weights; biases are zero but for those of log_std, log(initial_std).
 
         Args:
             observation_size: length of one observation.
@@ -89,14 +90,19 @@ class GaussianPolicy(Tied):
             key: a JAX random key.
             mirror: of a policy that does in the mirrored situation the mirror of what it does in
                 this one; see `rpo.nets.mirror`.
+            initial_std: scale of all that is sampled at the start, mean and deviation.
 
         Raises:
             SettingsError: if there is a mirror and a hidden layer's width is odd.
         """
         trunk_key, mean_key, std_key = jax.random.split(key, 3)
         self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, self.gain)
-        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, self.head_gain)
+        mean_gain = self.head_gain * initial_std
+        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, mean_gain)
         self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, self.head_gain)
+        if initial_std != 1.0:
+            bias = self.log_std_head.bias + math.log(initial_std)
+            self.log_std_head = eqx.tree_at(lambda head: head.bias, self.log_std_head, bias)
         self.mirror = mirror
         tied = self.tied(math.sqrt(2.0))  # outputs as large as of independent weights
         self.trunk, self.mean_head, self.log_std_head = (
