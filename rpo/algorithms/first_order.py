@@ -48,7 +48,7 @@ class FirstOrderConfig(MethodConfig):
         actor_learning_rate_schedule: "constant", "linear" or "exponential".
         actor_learning_rate_hold: share of the run, below 1, before the schedule begins.
         initial_std: standard deviation of actions before squashing, about which a policy starts, in
-            [0.01, 5]; its means start as much smaller or larger. The paper's is 1.
+            [0.01, 5]; its means start as much smaller or larger. Published code has 1.
         critic_learning_rate: constant.
         betas: decay rates of AdamW's moments.
         weight_decay: of AdamW.

@@ -90,16 +90,17 @@ class GaussianPolicy(Tied):
             key: a JAX random key.
             mirror: of a policy that does in the mirrored situation the mirror of what it does in
                 this one; see `rpo.nets.mirror`.
-            initial_std: scale of all that is sampled at the start, mean and deviation.
+            initial_std: about which standard deviations start; the heads' weights are scaled by
+                it, so that small ones are alike everywhere, and means small, too.
 
         Raises:
             SettingsError: if there is a mirror and a hidden layer's width is odd.
         """
         trunk_key, mean_key, std_key = jax.random.split(key, 3)
         self.trunk = Trunk(observation_size, hidden_sizes, trunk_key, self.gain)
-        mean_gain = self.head_gain * initial_std
-        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, mean_gain)
-        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, self.head_gain)
+        gain = self.head_gain * initial_std
+        self.mean_head = Linear(hidden_sizes[-1], action_size, mean_key, gain)
+        self.log_std_head = Linear(hidden_sizes[-1], action_size, std_key, gain)
         if initial_std != 1.0:
             bias = self.log_std_head.bias + math.log(initial_std)
             self.log_std_head = eqx.tree_at(lambda head: head.bias, self.log_std_head, bias)

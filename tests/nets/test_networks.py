@@ -162,11 +162,11 @@ def test_a_policy_that_left_the_range_learns_the_standard_deviation_again(start,
     np.testing.assert_allclose(policy(observation).log_std, -1.0, atol=0.3)
 
 
-def test_a_smaller_start_scales_all_that_is_sampled():
+def test_a_smaller_start_has_small_means_and_deviations_that_are_alike():
     observation = jax.random.normal(jax.random.key(1), (50, 5))
     usual, small = (
         TanhGaussianPolicy(5, 3, (16, 8), jax.random.key(0), initial_std=std)(observation)
         for std in (1.0, 0.1)
     )
     np.testing.assert_allclose(small.mean, 0.1 * usual.mean, rtol=1e-12)
-    np.testing.assert_allclose(small.std, 0.1 * usual.std, rtol=1e-12)
+    np.testing.assert_allclose(small.log_std, np.log(0.1) + 0.1 * usual.log_std, rtol=1e-12)
