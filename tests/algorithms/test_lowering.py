@@ -7,7 +7,6 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from jax import export
 
 from rpo import algorithms, envs
 from rpo.training.settings import resolve
@@ -19,7 +18,7 @@ PAIRS = [(task, method) for task in TASKS for method in algorithms.names()]
 
 
 def lowered(function, *shapes) -> str:
-    return export.export(jax.jit(function), platforms=["cuda"])(*shapes).mlir_module()
+    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize(
