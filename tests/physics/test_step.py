@@ -137,7 +137,7 @@ def test_blocks_of_environments_do_not_mix(model: Model) -> None:
 def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) -> None:
     settings = StepSettings(substeps=2, mass_matrix_interval=interval)
     with jax.enable_x64(True):
-        q, qd = (jnp.asarray(x) for x in random_state(model, 16, seed=3))
+        q, qd = (jnp.asarray(x) for x in random_state(model, 64, seed=3))
         draws = np.random.default_rng(1)
         force = jnp.asarray(draws.normal(size=qd.shape))
         weights = [jnp.asarray(draws.normal(size=(n, 1))) for n in (model.nq, model.nv)]
@@ -188,7 +188,7 @@ def test_gradient_is_finite_where_tangential_velocity_is_zero(x64: bool) -> None
 def test_solver_inverts_the_mass_matrix() -> None:
     model = quadruped()
     with jax.enable_x64(True):
-        q, qd = (jnp.asarray(x) for x in random_state(model, 16))
+        q, qd = (jnp.asarray(x) for x in random_state(model, 64))
         q = q.at[2].add(10.0)
         still = dataclasses.replace(model, damping=np.zeros(model.nv))
         acceleration = np.asarray(diagnostics.forward_dynamics(still, q, qd, 0 * qd))
