@@ -33,9 +33,9 @@ if os.environ.get("RPO_TESTS_OPTIMIZE", "0") == "0":
         os.environ["XLA_FLAGS"] = flags.strip()
 
 LONGEST = """
-reproduce/test_ray show/test_view training/test_processes algorithms/test_lowering
-training/test_resume algorithms/test_action_gradients algorithms/test_probes physics/test_step
-envs/test_locomotion physics/test_tendons physics/test_pairs training/test_cli
+show/test_view training/test_processes algorithms/test_lowering training/test_resume
+algorithms/test_action_gradients algorithms/test_probes physics/test_step envs/test_locomotion
+physics/test_pairs training/test_cli
 algorithms/test_devices training/test_candidates benchmarks/test_parity show/test_details
 training/test_seeds physics/test_planes show/test_render reproduce/test_reproduce
 algorithms/test_model_free envs/test_gradient_check physics/test_against_mujoco
@@ -43,6 +43,7 @@ nets/test_state_values envs/test_gradients algorithms/test_gippo training/test_f
 training/test_task_files envs/test_hand envs/test_base training/test_policy_file
 training/test_origin show/test_export training/test_wandb nets/test_networks
 algorithms/test_symmetric algorithms/test_poison show/test_pretrained envs/test_custom
+physics/test_tendons physics/test_factors
 """
 
 

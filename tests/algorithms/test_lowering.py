@@ -7,7 +7,6 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from jax import export
 
 from rpo import algorithms, envs
 from rpo.training.settings import resolve
@@ -18,14 +17,8 @@ TASKS = (PENDULUM, *envs.names())
 PAIRS = [(task, method) for task in TASKS for method in algorithms.names()]
 
 
-def every_time(task: str, method: str) -> bool:
-    """All methods on a light task, and RPO through the physics of a robot in a plane, a free one
-    and one whose links touch; the night has all pairs."""
-    return task == PENDULUM or (method == "rpo" and task in ("hopper", "ant", "hand"))
-
-
 def lowered(function, *shapes) -> str:
-    return export.export(jax.jit(function), platforms=["cuda"])(*shapes).mlir_module()
+    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +27,7 @@ def lowered(function, *shapes) -> str:
         pytest.param(
             task,
             method,
-            marks=() if every_time(task, method) else nightly,
+            marks=() if task == PENDULUM else nightly,
             id=f"{task.rpartition(':')[2]}-{method}",
         )
         for task, method in PAIRS
@@ -44,7 +37,28 @@ def test_every_program_lowers_for_cuda(task: str, method: str) -> None:
     resolved = resolve(task, method, "fast", {})
     algorithm = algorithms.make(method, resolved.config)
     state = jax.eval_shape(lambda key: algorithm.init(resolved.env, key), jax.random.PRNGKey(0))
-    text = lowered(lambda state: algorithm.update(resolved.env, state), state)
+    assert_fit(lowered(lambda state: algorithm.update(resolved.env, state), state))
+
+
+@pytest.mark.parametrize("task", envs.names())
+def test_every_robots_step_and_its_derivative_lower_for_cuda(task: str) -> None:
+    """What a method adds to it lowers on a light task above; the night has all pairs."""
+    env = resolve(task, "rpo", "fast", {}).env
+    state = jax.eval_shape(lambda key: env.reset(key, 2), jax.random.key(0))
+    action = jax.ShapeDtypeStruct((2, env.spec.action_size), jnp.float32)
+
+    def both(state, action):
+        def step(action):
+            following, transition = env.step(state, action)
+            return (transition.final_observation, transition.reward), (following, transition)
+
+        value, transpose, everything = jax.vjp(step, action, has_aux=True)
+        return everything, transpose(jax.tree.map(jnp.ones_like, value))
+
+    assert_fit(lowered(both, state, action))
+
+
+def assert_fit(text: str) -> None:
     assert "f64" not in text  # a GPU is slow at it
     assert not re.findall(r"custom_call[^@\n]*@(\w+)", text)  # no host callback, no CPU library
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
@@ -15,6 +14,7 @@ from rpo.physics.model import CONTACT_FIELDS, JointType, Model
 from rpo.physics.planes import NO_PLANE_CONTACTS
 from rpo.physics.step import StepSettings, control_step
 from rpo.physics.tendons import STRAND_FIELDS
+from tests.eager import eagerly
 
 Floats = NDArray[np.float64]
 SHORT = 1e-7
@@ -76,8 +76,7 @@ def our_acceleration(model: Model, q: Floats, qd: Floats, control: Floats | None
     if control is not None and model.actuators.names:
         force = model.actuators.forces(jnp.asarray(control.T))
     settings = StepSettings(control_dt=SHORT, substeps=1, mass_matrix_interval=1)
-    step = jax.jit(lambda *state: control_step(model, settings, *state, force)[1])
-    after = step(jnp.asarray(q.T), jnp.asarray(qd.T))
+    _, after = eagerly(control_step)(model, settings, jnp.asarray(q.T), jnp.asarray(qd.T), force)
     return (np.asarray(after).T - qd) / SHORT
 
 

@@ -17,6 +17,7 @@ from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import Model
 from rpo.physics.step import StepSettings, control_step
 from rpo.physics.topology import groups_of
+from tests.eager import eagerly
 from tests.physics.engine import (
     SHORT,
     compile_mjcf,
@@ -63,7 +64,7 @@ def block() -> Model:
     return dataclasses.replace(model, limit_damping=none, damping=none, armature=none)
 
 
-@jax.jit
+@eagerly
 def step_block(q, qd, force, factors):
     return control_step(block(), STEP, q, qd, force, factors)
 
@@ -109,7 +110,7 @@ def test_without_friction_it_slides() -> None:
 
 
 def test_factors_are_a_model_with_other_figures() -> None:
-    """Random factors of every link in contact; the second environment is the model itself."""
+    """Random factors of every link in contact; the other environments are the model itself."""
     model = load_mjcf(LEGS)
     random = np.random.default_rng(0)
     mass, inertia = random.uniform(0.5, 2, (2, model.num_links))
@@ -123,14 +124,15 @@ def test_factors_are_a_model_with_other_figures() -> None:
     q = jnp.array([0, 0, 0.05, 1, 0, 0, 0, 0.1, 0.2])[:, None]
     qd, force = (jnp.asarray(random.normal(size=(model.nv, 1))) for _ in range(2))
     own = {"mass": mass, "inertia": inertia}
-    factors = {k: jnp.stack([jnp.asarray(v), jnp.ones(len(v))], axis=1) for k, v in own.items()}
-    factors |= {"friction": batch([0.3, 1.0]), "gravity": batch([2.0, 1.0])}
-    twice = [jnp.tile(x, 2) for x in (q, qd, force)]
-    found = jax.jit(functools.partial(control_step, model, STEP))(*twice, Factors(**factors))
+    ones = np.ones(model.num_links)
+    factors = {k: jnp.stack([jnp.asarray(v), ones, ones], axis=1) for k, v in own.items()}
+    factors |= {"friction": batch([0.3, 1.0, 1.0]), "gravity": batch([2.0, 1.0, 1.0])}
+    state = [jnp.tile(x, 3) for x in (q, qd, force)]
+    found = eagerly(control_step)(model, STEP, *state, Factors(**factors))
     for k, one in enumerate((changed, model)):
-        expected = jax.jit(functools.partial(control_step, one, STEP))(q, qd, force)
+        expected = eagerly(control_step)(one, STEP, *state)
         for mine, theirs in zip(found, expected, strict=True):
-            np.testing.assert_allclose(mine[:, k : k + 1], theirs, rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(mine[:, k], theirs[:, k], rtol=1e-10, atol=1e-12)
 
 
 SERVO = LEGS.replace(
@@ -169,8 +171,8 @@ def test_factors_agree_with_mujoco() -> None:
     last = jax.tree.map(jnp.asarray, factors).transposed()
     force = model.actuators.forces(jnp.asarray(control.T), last.strength)
     short = StepSettings(control_dt=SHORT, substeps=1, mass_matrix_interval=1)
-    step = jax.jit(functools.partial(control_step, model, short))
-    after = step(jnp.asarray(q.T), jnp.asarray(qd.T), force, last)[1]
+    state = jnp.asarray(q.T), jnp.asarray(qd.T)
+    after = eagerly(control_step)(model, short, *state, force, last)[1]
     found = (np.asarray(after).T - qd) / SHORT
     assert relative_error(found, np.array(expected)) < 1e-5
     nominal = mujoco_acceleration(compiled, q, qd, control)
@@ -191,7 +193,7 @@ def test_friction_between_links_and_its_derivative() -> None:
         rate = control_step(model, once, *start, Factors(friction=friction))[1][4]
         return rate.sum(), rate
 
-    slope, rate = jax.jit(jax.grad(spin, has_aux=True))(jnp.array([0.0, 0.5, 1.0]))
+    slope, rate = eagerly(jax.grad(spin, has_aux=True))(jnp.array([0.0, 0.5, 1.0]))
     load = model.geoms.stiffness[0] * 0.05
     expected = 0.01 * 0.1 * load / (0.4 * 0.1**2)
     np.testing.assert_allclose(rate, expected * np.array([0, 0.5, 1]), rtol=1e-9)

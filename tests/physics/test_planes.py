@@ -5,6 +5,7 @@ The force is the ground's, which other tests check: here it is compared with a t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -19,6 +20,7 @@ from rpo.physics.model import Model
 from rpo.physics.plane_contact import deepest_point, plane_sets
 from rpo.physics.step import StepSettings, control_step
 from rpo.physics.topology import groups_of
+from tests.eager import eagerly
 from tests.marks import nightly, rest_nightly
 
 SHAPES = {
@@ -153,8 +155,9 @@ def test_a_cylinder_stands_upright_and_gradients_are_finite() -> None:
     assert abs(end[2, 0] - 0.1) < 1e-3 and abs(end[4, 0]) < 5e-3  # it rocks for a while
     assert np.abs(speed).max() < 0.2
     still = q.at[4].set(0.0)
-    slope = jax.jit(jax.grad(lambda q: sum(x.sum() for x in control_step(model, STEP, q, qd, qd))))
-    assert np.isfinite(slope(still)).all()
+    few = dataclasses.replace(STEP, substeps=2, mass_matrix_interval=2)
+    slope = jax.grad(lambda q: sum(x.sum() for x in control_step(model, few, q, qd, qd)))
+    assert np.isfinite(eagerly(slope)(still)).all()
 
 
 @nightly

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import pytest
 from rpo.physics import diagnostics
 from rpo.physics.model import JointType, Model
 from rpo.physics.step import StepSettings, control_step
+from tests.eager import eagerly
 from tests.marks import rest_nightly
 from tests.physics.robots import Z, planar, quadruped, random_state, robot
 
@@ -23,19 +23,11 @@ MODELS = {"free": quadruped(), "slides": planar()}
 BOTH = pytest.mark.parametrize("model", list(MODELS.values()), ids=list(MODELS))
 
 
-@functools.cache
-def advance(model: Model, settings: StepSettings, steps: int):
-    @jax.jit
-    def several(q, qd):
-        body = lambda s, _: (control_step(model, settings, *s, 0 * qd), None)  # noqa: E731
-        return jax.lax.scan(body, (q, qd), length=steps)[0]
-
-    return several
-
-
 def run(model: Model, settings: StepSettings, q, qd, steps: int = 1):
-    """Coordinates and velocities after some steps without forces."""
-    return jax.tree.map(np.asarray, advance(model, settings, steps)(q, qd))
+    """Coordinates and velocities after some steps without forces; one step is not compiled."""
+    body = lambda s, _: (control_step(model, settings, *s, 0 * qd), None)  # noqa: E731
+    several = lambda *s: jax.lax.scan(body, s, length=steps)[0]  # noqa: E731
+    return jax.tree.map(np.asarray, (jax.jit if steps > 1 else eagerly)(several)(q, qd))
 
 
 @pytest.mark.parametrize(("substeps", "interval"), [(0, 1), (4, 0), (4, 3)])
@@ -150,23 +142,20 @@ def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) ->
         force = jnp.asarray(draws.normal(size=qd.shape))
         weights = [jnp.asarray(draws.normal(size=(n, 1))) for n in (model.nq, model.nv)]
 
+        @eagerly
         def per_sample(q, qd, force):
             q, qd = control_step(model, settings, q, qd, force)
             return (weights[0] * q).sum(0) + (weights[1] * qd).sum(0)
 
-        @jax.jit
-        def both(*state):
-            value, transpose = jax.vjp(per_sample, *state)
-            return value, transpose(jnp.ones_like(value))
-
         state = (q, qd, force)
         directions = [jnp.asarray(draws.normal(size=x.shape)) for x in state]
-        gradient = both(*state)[1]
+        slopes = jax.grad(lambda *state: per_sample(*state).sum(), argnums=(0, 1, 2))
+        gradient = eagerly(slopes)(*state)
         predicted = sum((g * d).sum(0) for g, d in zip(gradient, directions, strict=True))
 
         def central(h):
             ahead, back = (
-                both(*(x + k * d for x, d in zip(state, directions, strict=True)))[0]
+                per_sample(*(x + k * d for x, d in zip(state, directions, strict=True)))
                 for k in (h, -h)
             )
             return (ahead - back) / (2 * h)
@@ -184,10 +173,10 @@ def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) ->
 def test_gradient_is_finite_where_tangential_velocity_is_zero(x64: bool) -> None:
     model = quadruped()
     with jax.enable_x64(x64):
-        q, _ = random_state(model, 4)
+        q, _ = random_state(model, 16)
         q[2], q[3:7], q[7:] = 0.44, np.array([1, 0, 0, 0])[:, None], 0.0
-        qd = np.zeros((model.nv, 4))
-        gradient = jax.jit(
+        qd = np.zeros((model.nv, 16))
+        gradient = eagerly(
             jax.grad(
                 lambda q, qd: sum(x.sum() for x in control_step(model, SETTINGS, q, qd, 0 * qd)),
                 argnums=(0, 1),
@@ -199,7 +188,7 @@ def test_gradient_is_finite_where_tangential_velocity_is_zero(x64: bool) -> None
 def test_solver_inverts_the_mass_matrix() -> None:
     model = quadruped()
     with jax.enable_x64(True):
-        q, qd = (jnp.asarray(x) for x in random_state(model, 8))
+        q, qd = (jnp.asarray(x) for x in random_state(model, 64))
         q = q.at[2].add(10.0)
         still = dataclasses.replace(model, damping=np.zeros(model.nv))
         acceleration = np.asarray(diagnostics.forward_dynamics(still, q, qd, 0 * qd))

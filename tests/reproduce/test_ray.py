@@ -1,4 +1,4 @@
-"""Cells on a local Ray cluster of two workers, one of which is killed in the middle."""
+"""Cells on a Ray cluster: what it is asked for every time, a real one of two workers nightly."""
 
 from __future__ import annotations
 
@@ -10,24 +10,155 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rpo.reproduce import cells
 from rpo.reproduce.cells import State
-from rpo.reproduce.executors import RayExecutor, make_executor
-from rpo.training import Run, SettingsError
+from rpo.reproduce.executors import RETRIES, STOP_SECONDS, RayExecutor, make_executor, train_here
+from rpo.runtime import DEVICES_VARIABLE
+from rpo.training import Run, SettingsError, TrainingInterrupted
 from rpo.training.checkpoint import last_checkpoint
 from tests.marks import nightly
-from tests.reproduce.conftest import TINY
+from tests.reproduce.conftest import TINY, write_run
 from tests.training.fakes import PENDULUM
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match=r"pip install 'rpo-jax\[ray\]'"):
         make_executor("ray", tmp_path)
+
+
+class WorkerError(Exception):
+    """In the place of `ray.exceptions.RayError`."""
+
+
+class StandIn:
+    """As much of Ray as the executor asks for, without a cluster: calls have numbers."""
+
+    exceptions = SimpleNamespace(RayError=WorkerError)
+
+    def __init__(self, *results: Any, running: bool = True, interrupted_at: int = -1) -> None:
+        self.results, self.running, self.interrupted_at = results, running, interrupted_at
+        self.calls: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+        self.cancelled: list[tuple[int, bool]] = []
+        self.begin: Callable[[], None] = lambda: None
+
+    def is_initialized(self) -> bool:
+        return self.running
+
+    def init(self, **_: Any) -> None:
+        self.begin()
+
+    def remote(self, **resources: Any) -> Callable[[Any], Any]:
+        def call(options: dict[str, Any], arguments: tuple[Any, ...]) -> int:
+            self.calls.append((resources | options, arguments))
+            return len(self.calls) - 1
+
+        def options(**more: Any) -> Any:
+            return SimpleNamespace(remote=lambda *arguments: call(more, arguments))
+
+        return lambda function: SimpleNamespace(options=options)
+
+    def get(self, number: int) -> Any:
+        if isinstance(self.results[number], Exception):
+            raise self.results[number]
+        return self.results[number]
+
+    def wait(self, calls: list[int], num_returns: int, timeout: float | None = None) -> Any:
+        if timeout is None and len(calls) == self.interrupted_at:
+            raise KeyboardInterrupt
+        if timeout is None:
+            return calls[:1], calls[1:]
+        assert (num_returns, timeout) == (len(calls), STOP_SECONDS)
+        return calls[:-1], calls[-1:]  # the last one does not hear
+
+    def cancel(self, call: int, force: bool) -> None:
+        self.cancelled.append((call, force))
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StandIn]:
+    def install(*results: Any, **settings: Any) -> StandIn:
+        stand_in = StandIn(*results, **settings)
+        monkeypatch.setitem(sys.modules, "ray", stand_in)
+        return stand_in
+
+    return install
+
+
+def test_every_cell_is_a_call_of_its_own(plan_pair, ray, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plan_pair()
+    relative = [dataclasses.replace(c, path=c.path.relative_to(tmp_path)) for c in plan.cells]
+    run = write_run(relative[1], None, iterations=3)
+    run.config["run_settings"]["devices"] = 5  # as many as when it was begun
+    (run.path / "config.json").write_text(json.dumps(run.config))
+    stand_in = ray("it broke", WorkerError("gone\nfor good"))
+    results = list(RayExecutor(cpus_per_cell=2, gpus_per_cell=0.5).run(relative))
+    assert [result.cell for result in results] == relative
+    assert results[0].error == "it broke"
+    assert results[1].error is not None
+    assert results[1].error.startswith("its worker failed: ")
+    assert "\n" not in results[1].error
+    for cell, devices, (asked, arguments) in zip(plan.cells, "25", stand_in.calls, strict=True):
+        assert arguments == (cell, str(tmp_path))
+        assert (asked["num_cpus"], asked["num_gpus"]) == (2, 0.5)
+        assert (asked["max_retries"], asked["max_calls"]) == (RETRIES, 1)
+        assert asked["runtime_env"]["env_vars"] == {DEVICES_VARIABLE: devices}
+    assert stand_in.cancelled == []
+
+
+def test_an_interruption_ends_what_still_trains(plan_pair, ray) -> None:
+    """As at Ctrl-C, which saves; only what does not hear is killed."""
+    stand_in, done = ray(None, None, None, interrupted_at=2), []
+    executor = RayExecutor()
+    with pytest.raises(KeyboardInterrupt):
+        for result in executor.run(plan_pair(tasks=[PENDULUM, "hopper"]).cells[:3]):
+            done.append(result)
+    assert [result.error for result in done] == [None]
+    assert stand_in.cancelled == [(1, False), (2, False), (2, True)]
+
+
+def test_a_cluster_that_cannot_be_had_is_told_in_one_line(ray) -> None:
+    stand_in = ray(running=False)
+
+    def refuse() -> None:
+        raise ConnectionError("nobody\nthere")
+
+    stand_in.begin = refuse
+    with pytest.raises(SettingsError, match="no Ray cluster: nobody"):
+        RayExecutor()
+    stand_in.begin = lambda: signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        RayExecutor()
+    with pytest.raises(SettingsError, match="a cell cannot have 0 cores"):
+        RayExecutor(cpus_per_cell=0)
+
+
+def test_a_worker_tells_what_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def ending(error: BaseException | None) -> Any:
+        def train() -> None:
+            assert Path.cwd() == elsewhere
+            if error:
+                raise error
+
+        return SimpleNamespace(train=train)
+
+    resumable: Any = SimpleNamespace(resume_command="rpo train")
+    assert train_here(ending(None), str(elsewhere)) is None
+    assert train_here(ending(ValueError("the\ncause")), str(elsewhere)) == "the cause"
+    said = train_here(ending(TrainingInterrupted(resumable)), str(elsewhere))
+    assert said == "interrupted; resume with: rpo train"
 
 
 def holder_of(path: Path) -> int:
@@ -112,6 +243,7 @@ def rows(run: Path) -> int:
         return 0
 
 
+@nightly
 def test_interruption_saves_the_cells_that_train(plan_pair, tmp_path: Path) -> None:
     """Ctrl-C at the driver reaches the workers; each saves what it has."""
     pytest.importorskip("ray")
@@ -124,11 +256,13 @@ def test_interruption_saves_the_cells_that_train(plan_pair, tmp_path: Path) -> N
         env=os.environ | {"RAY_ADDRESS": "local"},
     )
     deadline = time.monotonic() + 240
-    while process.poll() is None and min(rows(cell.path) for cell in plan.cells) < 5:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    try:
+        while process.poll() is None and min(rows(cell.path) for cell in plan.cells) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:  # also a test that fails leaves no cluster behind
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     for cell in plan.cells:
         saved = last_checkpoint(cell.path / "checkpoints")

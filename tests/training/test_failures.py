@@ -24,7 +24,7 @@ from rpo.training.checkpoint import last_checkpoint, restore_checkpoint, save_ch
 from rpo.training.metrics import MetricsTable
 from rpo.training.run_files import write_json
 from tests.marks import nightly
-from tests.training.fakes import PENDULUM, TINY, as_flags
+from tests.training.fakes import PENDULUM, TINY, Countdown, as_flags
 from tests.training.test_resume import assert_equal_runs
 
 STATE = {"weights": np.arange(12.0).reshape(3, 4), "steps": [np.int32(3)]}
@@ -229,7 +229,8 @@ def test_files_that_cannot_grow(tmp_path: Path) -> None:
 
 def test_updates_that_are_never_finite_end_the_training(tmp_path: Path, train_tiny) -> None:
     with pytest.raises(TrainingError, match=r"seed 0: the last \d+ updates .*the critic's"):
-        train_tiny(run_dir=tmp_path / "run", critic_learning_rate=1e30, critic_passes=8)
+        settings = {"critic_learning_rate": 1e30, "critic_passes": 8, "devices": 1}
+        train_tiny(Countdown(), "shac", run_dir=tmp_path / "run", **settings)
     assert len(Run.load(tmp_path / "run").metrics()["iteration"]) < 30
 
 

@@ -23,7 +23,7 @@ from rpo.training.settings import resolve
 from tests.training.conftest import TWO_SEEDS, copying
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, as_flags
 
-FLAGS = as_flags(TINY | {"checkpoint_interval": 0})
+FLAGS = as_flags(TINY | TWO_SEEDS | {"checkpoint_interval": 0})
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
@@ -99,13 +99,12 @@ def end_suddenly(event: str, count: int, number: str, *arguments: str) -> tuple[
 
 
 def test_killed_and_interrupted_run_equals_uninterrupted_one(
-    tmp_path: Path, train_tiny, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, finished_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reference = train_tiny(run_dir=tmp_path / "reference")
     path = tmp_path / "run"
 
     status, _ = end_suddenly("save", 4, "SIGKILL", PENDULUM, "--run-dir", str(path), *FLAGS)
-    assert (status, rows(path)) == (-signal.SIGKILL, 4)  # one row more than checkpoints
+    assert (status, rows(path)) == (-signal.SIGKILL, 2 * 4)  # one iteration more than checkpoints
     saved = last_checkpoint(path / "checkpoints")
     assert saved is not None
     assert saved.stem == "iteration_00000003"
@@ -118,12 +117,14 @@ def test_killed_and_interrupted_run_equals_uninterrupted_one(
     ]
     saved = last_checkpoint(path / "checkpoints")
     assert saved is not None
-    assert saved.stem == f"iteration_{rows(path):08d}" == "iteration_00000012"  # nothing is lost
+    assert (
+        saved.stem == f"iteration_{rows(path) // 2:08d}" == "iteration_00000012"
+    )  # nothing is lost
     assert not unfinished_checkpoint(path)
 
     assert cli.main(["train", PENDULUM, "--resume", str(path)]) == 0
     assert capsys.readouterr().err == ""
-    assert_equal_runs(Run.load(path), reference)
+    assert_equal_runs(Run.load(path), finished_run)
     assert len(Run.load(path).config["sessions"]) == 3
 
 

@@ -217,7 +217,7 @@ class NeverFinite(Echo):
 
 def test_a_reward_that_is_never_finite_ends_the_training(train_tiny: Callable[..., Run]) -> None:
     with pytest.raises(TrainingError, match=r"NeverFinite\.reward gives 100% numbers"):
-        train_tiny(NeverFinite())
+        train_tiny(NeverFinite(), "shac", devices=1)
 
 
 def test_numbers_that_are_sometimes_not_finite_are_told_once() -> None:
