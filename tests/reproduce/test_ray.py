@@ -243,7 +243,6 @@ def rows(run: Path) -> int:
         return 0
 
 
-@nightly
 def test_interruption_saves_the_cells_that_train(plan_pair, tmp_path: Path) -> None:
     """Ctrl-C at the driver reaches the workers; each saves what it has."""
     pytest.importorskip("ray")
