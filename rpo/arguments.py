@@ -92,7 +92,7 @@ def _whole_numbers(arguments: list[str], counts: set[str]) -> list[str]:
 
 
 def _require_values(arguments: list[str], switches: set[str]) -> None:
-    """Refuses a flag that is given twice, and one without a value or with an empty one.
+    """Refuses a flag that is given twice, one without a value, and what is empty.
 
     Raises:
         UsageError: naming the first of them.
@@ -101,6 +101,8 @@ def _require_values(arguments: list[str], switches: set[str]) -> None:
     for word, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         flag, equals, value = word.partition("=")
         if not flag.startswith("--"):
+            if not word.strip():  # a variable of the shell that is not set
+                raise UsageError("an argument is empty")
             continue
         name = flag[2:].replace("-", "_")
         positive = name.removeprefix("no_")

@@ -142,6 +142,7 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("train ant --symmetric --no-symmetric", 2, "--no-symmetric is given beside --symmetric"),
         ("train ant --run-dir EMPTY_WORD", 2, "--run-dir needs a value"),
         ("train ant --num-processes 1e7 --coordinator auto", 2, "num_processes is 10000000, must"),
+        ("evaluate EMPTY_WORD", 2, "an argument is empty"),
         ("evaluate RUN --task=", 2, "--task needs a value"),
         ("export ant --output EMPTY_WORD", 2, "--output needs a value"),
         ("plot RUN RUN --output /dev/null/a.png", 1, "is named twice"),
