@@ -35,6 +35,7 @@ _OTHER_NAMES = {
     "out": "output",
 }
 """What settings are called elsewhere."""
+_ONE = "; one of them would be left out of account"
 
 
 def parse(form: Callable[..., T], arguments: list[str], program: str, default: Any = None) -> T:
@@ -52,13 +53,18 @@ def parse(form: Callable[..., T], arguments: list[str], program: str, default: A
     """
     if dataclasses.is_dataclass(form) and default is None:  # else the caller knows more
         require_known_flags(arguments, _names(form), f"{program} --help explains them")
+    settings = _settings(form, default)
+    if settings and not {"-h", "--help"} & set(arguments):
+        switches = {name for name, (_, usual) in settings.items() if isinstance(usual, bool)}
+        _require_values(arguments, switches)
+    counts = {name for name, (kind, _) in settings.items() if re.search(r"\bint\b", kind)}
     complaint = io.StringIO()
     options = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
             parsed: T = tyro.cli(
                 form,
-                args=_whole_numbers(form, default, arguments),
+                args=_whole_numbers(arguments, counts),
                 prog=program,
                 config=(tyro.conf.OmitArgPrefixes,),
                 **options,
@@ -72,9 +78,8 @@ def parse(form: Callable[..., T], arguments: list[str], program: str, default: A
         ) from None
 
 
-def _whole_numbers(form: Any, default: Any, arguments: list[str]) -> list[str]:
+def _whole_numbers(arguments: list[str], counts: set[str]) -> list[str]:
     """Arguments in which whole numbers such as 1e6 are written out, where a setting wants those."""
-    counts = _counts(form, default)
     words, wanted = [], False
     for word in arguments:
         if word.startswith("--"):
@@ -86,6 +91,35 @@ def _whole_numbers(form: Any, default: Any, arguments: list[str]) -> list[str]:
     return words
 
 
+def _require_values(arguments: list[str], switches: set[str]) -> None:
+    """Refuses a flag that is given twice, one without a value, and what is empty.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    given: dict[str, str] = {}
+    for word, following in zip(arguments, [*arguments, "--"][1:], strict=True):
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--"):
+            if not word.strip():  # a variable of the shell that is not set
+                raise UsageError("an argument is empty")
+            continue
+        name = flag[2:].replace("-", "_")
+        positive = name.removeprefix("no_")
+        name = positive if positive in switches else name
+        if name in given:
+            other = "twice" if given[name] == flag else f"beside {given[name]}"
+            raise UsageError(f"{flag} is given {other}{_ONE}")
+        given[name] = flag
+        if name not in switches:
+            _require_value(flag, value if equals else following)
+
+
+def _require_value(flag: str, value: str) -> None:
+    if value.startswith("--") or not value.strip():
+        raise UsageError(f"{flag} needs a value")
+
+
 def _names(form: Any) -> list[str]:
     """Names of a form's settings, those of its groups included."""
     names: list[str] = []
@@ -95,21 +129,22 @@ def _names(form: Any) -> list[str]:
     return names
 
 
-def _counts(form: Any, default: Any) -> set[str]:
-    """Names of the whole numbers among a form's fields and those of its groups."""
+def _settings(form: Any, default: Any) -> dict[str, tuple[str, Any]]:
+    """Of each of a form's settings, those of its groups included: its type, and its value if it
+    is not given."""
     if not dataclasses.is_dataclass(form):
-        return set()
-    names: set[str] = set()
+        return {}
+    settings: dict[str, tuple[str, Any]] = {}
     for field in dataclasses.fields(form):
         usual = None if field.default is dataclasses.MISSING else field.default
         if field.default_factory is not dataclasses.MISSING:
             usual = field.default_factory()
-        inner = getattr(default, field.name, usual)
-        if dataclasses.is_dataclass(inner):
-            names |= _counts(type(inner), inner)
-        elif re.search(r"\bint\b", str(field.type)):
-            names.add(field.name)
-    return names
+        value = getattr(default, field.name, usual)
+        if dataclasses.is_dataclass(value):
+            settings |= _settings(type(value), value)
+        else:
+            settings[field.name] = (str(field.type), value)
+    return settings
 
 
 def _written_out(word: str) -> str:
@@ -142,16 +177,20 @@ def value_of(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     """The value of `--flag value` or `--flag=value`, and the arguments without it.
 
     Raises:
-        UsageError: if the value is missing.
+        UsageError: if the value is missing, or the flag is given twice.
     """
-    for k, argument in enumerate(arguments):
-        if argument == f"--{flag}":
-            if k + 1 == len(arguments):
-                raise UsageError(f"--{flag} needs a value")
-            return arguments[k + 1], arguments[:k] + arguments[k + 2 :]
-        if argument.startswith(f"--{flag}="):
-            return argument.split("=", 1)[1], arguments[:k] + arguments[k + 1 :]
-    return None, arguments
+    places = [k for k, word in enumerate(arguments) if word.split("=", 1)[0] == f"--{flag}"]
+    if not places:
+        return None, arguments
+    first, end = places[0], places[0] + 1
+    _, equals, value = arguments[first].partition("=")
+    if not equals:
+        value = " ".join(arguments[end : end + 1])
+        end += 1
+    _require_value(f"--{flag}", value)
+    if len(places) > 1:
+        raise UsageError(f"--{flag} is given twice{_ONE}")
+    return value, arguments[:first] + arguments[end:]
 
 
 def flags_of(owner: str, default: Any) -> list[str]:

@@ -12,7 +12,7 @@ from rpo import envs
 from rpo.adapters import foreign
 from rpo.arguments import UsageError, flags_of, parse, require_known_flags
 from rpo.envs.base import Env
-from rpo.envs.gradient_check import check_gradients
+from rpo.envs.gradient_check import check_gradients, require_sampling
 from rpo.envs.verdict import judge
 from rpo.errors import SettingsError, one_line
 from rpo.training.settings import make_env, task_settings_class
@@ -28,11 +28,20 @@ class Check:
         samples: random states to compare at.
         horizon: steps of the return whose gradient is compared; 0 compares one step only.
         seed: of the random states.
+
+    Raises:
+        SettingsError: if a figure is out of range.
     """
 
     samples: int = 16
     horizon: int = 8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            require_sampling(**vars(self))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)

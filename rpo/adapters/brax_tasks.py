@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, TypeAlias
 
-from rpo.adapters.foreign import ForeignTask, as_task, imported
-from rpo.errors import SettingsError
+from rpo.adapters.foreign import ForeignTask, as_task, imported, require_length
 
 Backend: TypeAlias = Literal["generalized", "positional", "spring", "mjx"]
 
@@ -16,7 +15,7 @@ class BraxSettings:
     """Settings of a Brax environment.
 
     Raises:
-        SettingsError: if the time limit is not positive.
+        SettingsError: if the time limit does not lie between 1 and 10^8.
     """
 
     backend: Backend = "generalized"
@@ -25,8 +24,7 @@ class BraxSettings:
     """Steps after which an episode is truncated."""
 
     def __post_init__(self) -> None:
-        if self.episode_length < 1:
-            raise SettingsError(f"episode_length is {self.episode_length}, must be at least 1")
+        require_length(self.episode_length)
 
 
 SETTINGS = BraxSettings

@@ -24,6 +24,9 @@ from rpo.errors import SettingsError, TaskError
 
 _HOMES = {"brax": "rpo.adapters.brax_tasks", "playground": "rpo.adapters.playground_tasks"}
 
+MAX_EPISODE_LENGTH = 10**8
+"""Steps, which are counted in 32 bits."""
+
 Packed = tuple[Array, ...]
 """A foreign state's arrays, without those that have no entries (checkpoints cannot hold them)."""
 
@@ -45,6 +48,17 @@ class ForeignEnv(Protocol):
 def is_foreign(task: str) -> bool:
     """Whether a task's name means an environment of another package."""
     return task.partition(":")[0] in _HOMES and ":" in task
+
+
+def require_length(episode_length: int) -> None:
+    """Refuses a time limit that cannot be.
+
+    Raises:
+        SettingsError: by name and range.
+    """
+    if not 1 <= episode_length <= MAX_EPISODE_LENGTH:
+        bound = "at least 1" if episode_length < 1 else f"at most {MAX_EPISODE_LENGTH:,}"
+        raise SettingsError(f"episode_length is {episode_length}, must be {bound}")
 
 
 def prepare(task: object) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, TypeAlias
 
-from rpo.adapters.foreign import ForeignTask, as_task, imported
-from rpo.errors import SettingsError
+from rpo.adapters.foreign import ForeignTask, as_task, imported, require_length
 
 Implementation: TypeAlias = Literal["jax", "warp"]
 
@@ -16,7 +15,7 @@ class PlaygroundSettings:
     """Settings of a Playground environment.
 
     Raises:
-        SettingsError: if the time limit is not positive.
+        SettingsError: if the time limit does not lie between 1 and 10^8.
     """
 
     implementation: Implementation = "jax"
@@ -25,8 +24,8 @@ class PlaygroundSettings:
     """Actions after which an episode is truncated; None takes the environment's own."""
 
     def __post_init__(self) -> None:
-        if self.episode_length is not None and self.episode_length < 1:
-            raise SettingsError(f"episode_length is {self.episode_length}, must be at least 1")
+        if self.episode_length is not None:
+            require_length(self.episode_length)
 
 
 SETTINGS = PlaygroundSettings

@@ -131,14 +131,7 @@ def check_gradients(
     Raises:
         ValueError: if a number is out of range, or every sample's episode ended.
     """
-    for name, value, low, high in (
-        ("samples", samples, 1, 10_000),
-        ("warm_up", warm_up, 1, 10_000),
-        ("horizon", horizon, 0, 1_000),
-        ("seed", seed, 0, 2**31 - 1),
-    ):
-        if not low <= value <= high:
-            raise ValueError(f"{name} is {value}, must lie between {low} and {high:,}")
+    require_sampling(samples=samples, horizon=horizon, warm_up=warm_up, seed=seed)
     with jax.enable_x64(True):
         env = jax.tree.map(_widen, env)
         state_key, action_key, direction_key = jax.random.split(jax.random.key(seed), 3)
@@ -160,6 +153,22 @@ def check_gradients(
             comparisons += compare_return(env, state, actions, direction_key)
     ended = samples - int(kept.sum())
     return GradientCheck(env.spec.name, horizon, samples, ended, comparisons)
+
+
+def require_sampling(*, samples: int, horizon: int, seed: int, warm_up: int = 64) -> None:
+    """Refuses numbers with which nothing can be compared; see `check_gradients`.
+
+    Raises:
+        ValueError: by name and range.
+    """
+    for name, value, low, high in (
+        ("samples", samples, 1, 10_000),
+        ("warm_up", warm_up, 1, 10_000),
+        ("horizon", horizon, 0, 1_000),
+        ("seed", seed, 0, 2**31 - 1),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, must lie between {low} and {high:,}")
 
 
 def compare_step(env: Env, state: EnvState, action: Array) -> tuple[Comparison, ...]:

@@ -22,6 +22,8 @@ from rpo.physics.stiffness import Rates, fastest_rates, in_world
 
 SINKING = 0.02
 """How deep one contact point that carries the robot is in the ground, over the root's height."""
+CORNERS = 4
+"""Of a face: a box has so many, and the end of a cylinder so many points on which it stands."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,7 +178,8 @@ def _with_own_contact(model: Model, compiled: mujoco.MjModel, height: float) -> 
     """Contact that suits the robot's weight, where the description says nothing about it.
 
     One point that carries the robot sinks in by a fiftieth of its height; the other figures keep
-    their usual proportions to the stiffness.
+    their usual proportions to the stiffness. The corners of a face share the friction of one point:
+    a box rubs no more than a ball, and light limbs with many corners do not want shorter steps.
     """
     names = {compiled.numeric(k).name for k in range(compiled.nnumeric)}
     weight = float(compiled.body_mass.sum() * np.linalg.norm(model.gravity))
@@ -192,6 +195,9 @@ def _with_own_contact(model: Model, compiled: mujoco.MjModel, height: float) -> 
             changes[own] = np.full(len(model.contact_link), share * stiffness)
         places = len(model.planes.link)
         figures = {field: np.full(places, share * stiffness) for field, share in shares.items()}
+        changes["friction_stiffness"][model.contact_radius == 0] /= CORNERS
+        sharp = (model.planes.radius == 0) & ~model.planes.curved
+        figures["friction_stiffness"][sharp] /= CORNERS
         changes["planes"] = dataclasses.replace(model.planes, **figures)
     if not names & {"pair_stiffness", "pair_damping", "pair_friction_stiffness"}:
         shares = {"stiffness": 1.0, "damping": 0.01, "friction_stiffness": 0.01}
@@ -273,10 +279,10 @@ def _start(model: Model, compiled: mujoco.MjModel) -> Floats:
         if kind is not JointType.FREE:
             row, dof = model.coordinate_start[link], model.velocity_start[link]
             q[row] = np.clip(q[row], model.limit_lower[dof], model.limit_upper[dof])
-    return _on_the_ground(model, compiled, q)
+    return on_the_ground(model, compiled, q)
 
 
-def _on_the_ground(model: Model, compiled: mujoco.MjModel, q: Floats) -> Floats:
+def on_the_ground(model: Model, compiled: mujoco.MjModel, q: Floats) -> Floats:
     """A pose (nq,) moved up or down until its lowest point touches z = 0."""
     q = q.copy()
     data = mujoco.MjData(compiled)

@@ -224,7 +224,7 @@ def make_plan(
         name: of the target.
         output: directory of everything.
         budget: its name.
-        tasks: instead of the paper's.
+        tasks: instead of the paper's, each once.
         seeds: per cell, instead of the budget's.
 
     Raises:
@@ -234,7 +234,10 @@ def make_plan(
     spending = _find(BUDGETS, budget, "budget")
     if seeds is not None and seeds < 1:
         raise SettingsError(f"seeds is {seeds}, must be at least 1")
-    chosen = tuple(dict.fromkeys(tasks or target.tasks))
+    chosen = tuple(tasks or target.tasks)
+    for task in chosen:
+        if chosen.count(task) > 1:
+            raise SettingsError(f"tasks names {task} twice")
     cells = []
     for task, variant in itertools.product(chosen, target.variants):
         cell = _cell(task, variant, budget, spending, seeds or spending.seeds, output)

@@ -12,7 +12,7 @@ import tyro
 
 from rpo.errors import SettingsError
 from rpo.reproduce.cells import make_plan
-from rpo.reproduce.executors import make_executor
+from rpo.reproduce.executors import make_executor, require_shares
 from rpo.reproduce.run import dry_run, reproduce
 
 
@@ -26,8 +26,8 @@ class ReproduceArguments:
         tasks: instead of the paper's.
         seeds: instead of the budget's.
         executor: one training after the other on this machine, or all on a Ray cluster.
-        cpus_per_cell: cores that Ray sets aside for each training.
-        gpus_per_cell: the same for GPUs.
+        cpus_per_cell: cores that Ray sets aside for each training, from 1 to 4,096.
+        gpus_per_cell: the same for GPUs, at most 1,024; below 1 a share of one.
         output: directory of runs, tables, figures and the page that shows them.
         dry_run: only say what would be trained, how long it takes and what disk it needs.
     """
@@ -54,6 +54,7 @@ def run(given: ReproduceArguments) -> int:
         KeyboardInterrupt: if interrupted; the same command continues.
         OSError: if something cannot be written.
     """
+    require_shares(given.executor, given.cpus_per_cell, given.gpus_per_cell)  # of a dry run, too
     plan = make_plan(
         given.target, given.output, budget=given.budget, tasks=given.tasks, seeds=given.seeds
     )

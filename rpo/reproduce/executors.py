@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from rpo.errors import one_line, unknown
 from rpo.reproduce.cells import Cell
-from rpo.runtime import DEVICES_VARIABLE
+from rpo.runtime import DEVICES_VARIABLE, MAX_CPU_DEVICES
 from rpo.training import Run, SettingsError, TrainingInterrupted
 from rpo.training.signals import noted_signals
 
@@ -31,6 +31,9 @@ STOP_SECONDS = 20.0
 
 RETRIES = 3
 """How often a cell is tried again after its worker has died."""
+
+MAX_GPUS = 1024
+"""Of a cell."""
 
 LOGS = "logs"
 """Directory of the cells' output, below the output directory."""
@@ -148,16 +151,13 @@ class RayExecutor:
         """Connects to the cluster.
 
         Args:
-            cpus_per_cell: cores that Ray sets aside for a cell.
-            gpus_per_cell: the same for accelerators.
+            cpus_per_cell: cores that Ray sets aside for a cell, from 1 to 4,096.
+            gpus_per_cell: the same for accelerators, at most 1,024; below 1 a share of one.
 
         Raises:
             SettingsError: if Ray is not installed, a value is out of range, or there is no cluster.
         """
-        if cpus_per_cell < 1 or gpus_per_cell < 0:
-            raise SettingsError(
-                f"a cell cannot have {cpus_per_cell} cores and {gpus_per_cell} accelerators"
-            )
+        require_shares("ray", cpus_per_cell, gpus_per_cell)
         try:
             import ray
         except ImportError:
@@ -250,6 +250,29 @@ def train_here(cell: Cell, directory: str) -> str | None:
     return None
 
 
+def require_shares(name: str, cpus_per_cell: int, gpus_per_cell: float) -> None:
+    """Refuses what cannot be set aside for a cell, or not by the executor of this name.
+
+    Raises:
+        SettingsError: in one line, by name and range.
+    """
+    if not 1 <= cpus_per_cell <= MAX_CPU_DEVICES:
+        raise SettingsError(
+            f"cpus_per_cell is {cpus_per_cell}, must lie between 1 and {MAX_CPU_DEVICES:,}"
+        )
+    if not 0 <= gpus_per_cell <= MAX_GPUS:  # nor NaN
+        raise SettingsError(
+            f"gpus_per_cell is {gpus_per_cell}, must lie between 0 and {MAX_GPUS:,}"
+        )
+    if gpus_per_cell > 1 and gpus_per_cell != int(gpus_per_cell):
+        raise SettingsError(f"gpus_per_cell is {gpus_per_cell}, must be whole where it is above 1")
+    if name == "local" and (cpus_per_cell, gpus_per_cell) != (1, 0):
+        raise SettingsError(
+            "cpus_per_cell and gpus_per_cell are for --executor ray; on this machine one training "
+            f"follows the other ({DEVICES_VARIABLE} says how many cores each has)"
+        )
+
+
 def make_executor(
     name: str, output: Path, *, cpus_per_cell: int = 1, gpus_per_cell: float = 0
 ) -> Executor:
@@ -258,12 +281,13 @@ def make_executor(
     Args:
         name: "local" or "ray".
         output: directory of everything.
-        cpus_per_cell: cores that Ray sets aside for a cell.
-        gpus_per_cell: the same for accelerators.
+        cpus_per_cell: cores that Ray sets aside for a cell, from 1 to 4,096.
+        gpus_per_cell: the same for accelerators, at most 1,024; below 1 a share of one.
 
     Raises:
-        SettingsError: if there is no such executor, or it is not installed.
+        SettingsError: if there is no such executor, or it is not installed; see `require_shares`.
     """
+    require_shares(name, cpus_per_cell, gpus_per_cell)
     makers: dict[str, Callable[[], Executor]] = {
         "local": lambda: LocalExecutor(output / LOGS),
         "ray": lambda: RayExecutor(cpus_per_cell=cpus_per_cell, gpus_per_cell=gpus_per_cell),

@@ -121,7 +121,7 @@ class ViewArguments:
         task: FILE.py:CLASS of an environment of your own; it is executed.
         trust: execute the file that the run itself names as its task.
         host: address to listen at; 0.0.0.0 lets other machines look, too.
-        port: to listen at; by default the first free one from 8080 on.
+        port: to listen at, up to 65535; by default the first free one from 8080 on, 0 for any.
         open: open the page in a browser.
     """
 
@@ -139,7 +139,11 @@ def view(given: ViewArguments) -> int:
     """Runs `rpo view`."""
     if given.scene.envs != 1 or given.scene.checkpoint == "all":
         raise SettingsError("a page shows one environment; leave out --envs and --checkpoint all")
+    if given.port is not None and not 0 <= given.port <= 65535:
+        raise SettingsError(f"port is {given.port}, must lie between 0 and 65535")
     if given.save is not None:
+        if given.port is not None or given.host != ViewArguments.host:
+            raise SettingsError("a page that is saved needs no server; leave out --host and --port")
         from rpo.show.page import save_page
 
         frames = save_page(given.run, given.save, given.scene, env=given.task)

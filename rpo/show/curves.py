@@ -118,7 +118,7 @@ def plot_runs(runs: Sequence[Run], output: Path, metric: str = RETURN) -> Path:
     A line is the mean over seeds, the shade around it one standard deviation.
 
     Args:
-        runs: at least one.
+        runs: at least one, each once.
         output: image file; its suffix decides on the format.
         metric: a column of the runs' metrics.
 
@@ -126,9 +126,14 @@ def plot_runs(runs: Sequence[Run], output: Path, metric: str = RETURN) -> Path:
         `output`.
 
     Raises:
-        RunError: if no run has a finished episode yet, or the format is unknown.
+        RunError: if no run has a finished episode yet, one is named twice, or the format is
+            unknown.
         OSError: if the file cannot be written.
     """
+    places = [run.path.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:  # its seeds would count twice in mean and deviation
+            raise RunError(f"{run.path} is named twice")
     groups = _grouped(runs, metric)
     if not groups:
         words = "has finished an episode" if metric == RETURN else f"has a value of {metric}"

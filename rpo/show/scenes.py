@@ -26,7 +26,7 @@ class Scene:
         sampled: act with noise, as in training.
         start: seed of the random starts and of the noise.
         skip: seconds of the episode to leave out at its start.
-        seconds: at most so much of what follows, all of it by default.
+        seconds: at most so much of what follows, above 0; all of it by default.
 
     Raises:
         SettingsError: if a figure is out of range.
@@ -49,9 +49,11 @@ class Scene:
         ):
             if not low <= value <= high:  # nor NaN
                 raise SettingsError(f"{name} is {value}, must lie between {low} and {high:,}")
+        if self.seconds == 0:
+            raise SettingsError("seconds is 0, must be positive")
 
     def steps(self, env: Env) -> int | None:
         """How many steps of an episode to play; None for all."""
         if self.seconds is None:
             return None
-        return max(round((self.skip + self.seconds) / env.spec.control_dt), 0)
+        return max(round((self.skip + self.seconds) / env.spec.control_dt), 1)

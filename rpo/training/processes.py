@@ -31,6 +31,7 @@ from rpo.training.settings import Resolved
 
 T = TypeVar("T")
 
+MAX_PROCESSES = 2**20
 CONNECTION_SECONDS = 300
 """So long a process waits for the others at the start."""
 
@@ -240,9 +241,12 @@ def _check(given: Processes) -> None:
             raise SettingsError(f"coordinator is {given.coordinator!r}, must be HOST:PORT or auto")
         if given.num_processes is None or given.process_id is None:
             raise SettingsError("--coordinator HOST:PORT needs --num-processes and --process-id")
+        port = given.coordinator.rpartition(":")[2]
+        if not 1 <= int(port) <= 65535:
+            raise SettingsError(f"coordinator is at port {port}, must lie between 1 and 65535")
     count = given.num_processes
-    if count is not None and count < 1:
-        raise SettingsError(f"num_processes is {count}, must be at least 1")
+    if count is not None and not 1 <= count <= MAX_PROCESSES:
+        raise SettingsError(f"num_processes is {count}, must lie between 1 and {MAX_PROCESSES:,}")
     number = given.process_id
     if number is not None and not 0 <= number < (count or number + 1):
         last = "" if count is None else f" and {count - 1}"

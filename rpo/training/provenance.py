@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -47,8 +48,13 @@ def provenance() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what its numbers depend on."""
-    found = {"python": platform.python_version(), "rpo-jax": VERSION}
-    return found | {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), "rpo-jax": VERSION} | _versions()
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Of packages; to look one up takes milliseconds, and a report asks for each of its runs."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
 def git_state() -> dict[str, Any] | None:

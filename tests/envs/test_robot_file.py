@@ -67,6 +67,22 @@ def test_everything_follows_from_the_description(tmp_path: Path) -> None:
     assert "1 action, " in env.summary() and f"{step.substeps} substeps" in env.summary()
 
 
+def test_corners_of_a_face_share_the_friction_of_one_point(tmp_path: Path) -> None:
+    """Where the description has no numbers for it: a limb of boxes wants no shorter steps."""
+    boxes = (
+        '<body pos="0 0 -0.5"><joint axis="0 1 0"/><geom type="box" size="0.1 0.1 0.1"/>'
+        '<geom type="cylinder" size="0.1 0.1" contype="0"/></body>'
+    )
+    path = tmp_path / "mixed.xml"
+    path.write_text(ORIGIN.format(joint=f"<freejoint/>{boxes}", other=""))
+    model = rpo.envs.make(str(path), strength=1.0).model
+    assert len(model.contact_link) == 1 + 8 + 8 and len(model.planes.link) == 2
+    ball = model.friction_stiffness[model.contact_radius > 0].item()
+    np.testing.assert_allclose(model.friction_stiffness[model.contact_radius == 0], ball / 4)
+    np.testing.assert_allclose(model.planes.friction_stiffness, ball)  # the rims of the cylinder
+    assert len(set(model.contact_stiffness)) == 1
+
+
 def test_what_the_description_or_the_user_says_is_kept(tmp_path: Path) -> None:
     numbers = '<custom><numeric name="contact_stiffness" data="777"/></custom>'
     key = '<keyframe><key qpos="1 1.5 0 0.5"/></keyframe>'

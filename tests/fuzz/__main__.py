@@ -1,14 +1,16 @@
 """Fuzzing for as long as it is told.
 
+    python -m tests.fuzz all --hours 8 --json results/soak/fuzz.json
     python -m tests.fuzz mjcf --inputs 100000
-    python -m tests.fuzz runs --hours 8
-    python -m tests.fuzz mjcf --inputs 100000 --recombine 50
-    python -m tests.fuzz mjcf --hours 8 --guided     # by coverage, with atheris
+    python -m tests.fuzz mjcf --recombine 0         # all drawn, and made smaller if they fail
+    python -m tests.fuzz mjcf --hours 8 --guided    # by coverage, with atheris
 
-Without `--guided` inputs come from hypothesis, which shrinks a failing one and prints it; with
-`--recombine` so many more for each of them are made of their pieces, far faster. With `--guided`
-atheris turns bytes into such inputs (`fuzz_one_input`) and keeps those that reach new code. Ends
-with exit status 1 and the input at the first broken promise.
+Inputs come from hypothesis, and for each of them fifty more (`--recombine`) are made of their
+pieces, far faster. With `--guided` atheris turns bytes into such inputs (`fuzz_one_input`) and
+keeps those that reach new code. Every run has other inputs, unless it is given a `--seed`. Counts
+are printed, and with `--json` kept in a file, every minute. A target ends at its first broken
+promise, with the input and exit status 1; `all` gives every target its share of the time, and goes
+on with the next one.
 """
 
 from __future__ import annotations
@@ -16,22 +18,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import resource
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from tests.fuzz.drive import Driver, as_test
+from tests.fuzz.record import Record
 
+TARGETS = ("mjcf", "urdf", "settings", "runs")
 CHUNK = 500
-"""Inputs between two looks at the clock."""
-POOL = 2000
-"""Inputs that others are put together from."""
-TAKEN_COUNT = {"mjcf": 20, "urdf": 20}
-"""So many times an input that was taken is among them, where most are refused."""
+"""Inputs from one seed."""
 ADDRESS_SPACE = 16 * 2**30
 INSTRUMENTED = (
     "rpo.physics.mjcf",
@@ -45,102 +46,99 @@ INSTRUMENTED = (
 )
 
 
-def main() -> int:
-    """Fuzzes one target.
+def main(arguments: list[str] | None = None) -> int:
+    """Fuzzes one target, or all of them.
+
+    Args:
+        arguments: of the command.
 
     Returns:
         the exit status: 0 all promises kept.
     """
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="tests.fuzz")
-    parser.add_argument("target", choices=("mjcf", "urdf", "settings", "runs"))
-    parser.add_argument("--inputs", type=int, default=1000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="tests.fuzz", formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("target", choices=(*TARGETS, "all"))
+    parser.add_argument("--inputs", type=int, default=1000, help="of each target")
     parser.add_argument("--hours", type=float, help="instead of a number of inputs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--recombine", type=int, default=0, help="inputs for each that is drawn")
+    parser.add_argument("--seed", type=int, help="by default from the clock")
+    parser.add_argument("--recombine", type=int, default=50, help="inputs for each that is drawn")
     parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
-    asked = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="file that the counts are added to")
+    words = sys.argv[1:] if arguments is None else arguments
+    asked = parser.parse_args(words)
+    if asked.inputs < 1 or asked.recombine < 0 or not 0 < (asked.hours or 1) < 1e5:
+        parser.error("--inputs and --hours must be positive, --recombine must not be negative")
+    if asked.target == "all":
+        return _all(asked)
+    asked.seed = int(time.time()) * 1000 if asked.seed is None else asked.seed
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    seconds = asked.hours * 3600 if asked.hours is not None else None
-    return _guided(asked, seconds) if asked.guided else _random(asked, seconds)
+    how = shlex.join(["python", "-m", "tests.fuzz", *words])
+    record = Record(asked.json, asked.target, how, asked.seed)
+    return _guided(asked, record) if asked.guided else _random(asked, record)
 
 
-def _random(asked: argparse.Namespace, seconds: float | None) -> int:
-    from tests.fuzz import recombine, targets
+def _all(asked: argparse.Namespace) -> int:
+    """Every target in a process of its own, one after the other."""
+    hours = None if asked.hours is None else round(asked.hours / len(TARGETS), 4)
+    given = {"inputs": asked.inputs} if hours is None else {"hours": hours}
+    given |= {"seed": asked.seed, "recombine": asked.recombine, "json": asked.json}
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    words += ["--guided"] * asked.guided
+    command = [sys.executable, "-m", "tests.fuzz"]
+    ended = [subprocess.run([*command, target, *words]).returncode for target in TARGETS]
+    return int(any(ended))
 
-    call, strategies = targets.target(asked.target), targets.STRATEGIES[asked.target]
+
+def _random(asked: argparse.Namespace, record: Record) -> int:
+    driver = Driver(asked.target, record.tell_now_and_then)
     begin, done, each = time.monotonic(), 0, 1 + asked.recombine
-    pool: list[tuple[Any, ...]] = []
-    latest: list[Any] = []
-    more = TAKEN_COUNT.get(asked.target, 1) - 1
 
-    def take(*arguments: Any) -> None:
-        latest[:], taken = arguments, targets.counted[f"{asked.target} taken"]
-        call(*arguments)
-        if targets.counted[f"{asked.target} taken"] > taken:  # more of these are worth having
-            pool.extend([arguments] * more)
-        pool.append(arguments)
+    def goes_on() -> bool:
+        if asked.hours is None:
+            return done < asked.inputs
+        return time.monotonic() - begin < asked.hours * 3600
 
-    while (time.monotonic() - begin < seconds) if seconds is not None else done < asked.inputs:
-        left = CHUNK if seconds is not None else min(CHUNK, asked.inputs - done)
+    while goes_on():
+        left = CHUNK if asked.hours is not None else min(CHUNK, asked.inputs - done)
         drawn = -(-left // each)
-        chunk = seed(asked.seed + done)(_test(take, strategies, drawn))
-        luck = random.Random(f"{asked.seed} {done}")
         try:
-            chunk()
-            for _ in range(left - drawn):
-                take(*recombine.recombined(asked.target, pool, luck))
+            driver.run(drawn, left - drawn, asked.seed + done)
         except Exception as error:
-            _say(asked.target, begin, failed=repr(error)[:500], input=repr(latest))
+            print(json.dumps(record.tell(repr(error)[:500])), flush=True)
             raise
         done += left
-        pool[:] = luck.sample(pool, min(len(pool), POOL))
-        _say(asked.target, begin)
+        print(json.dumps(record.tell()), flush=True)
     return 0
 
 
-def _test(call: Callable[..., None], strategies: tuple[Any, ...], count: int) -> Any:
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-    )
-    @given(st.tuples(*strategies))
-    def test(arguments: tuple[Any, ...]) -> None:
-        call(*arguments)
-
-    return test
-
-
-def _guided(asked: argparse.Namespace, seconds: float | None) -> int:
+def _guided(asked: argparse.Namespace, record: Record) -> int:
     import atheris
 
     with atheris.instrument_imports(include=list(INSTRUMENTED), enable_loader_override=False):
         from tests.fuzz import targets
     call, strategies = targets.target(asked.target), targets.STRATEGIES[asked.target]
-    one_input: Callable[[bytes], Any] = _test(call, strategies, 1).hypothesis.fuzz_one_input
+    one_input: Callable[[bytes], Any] = as_test(call, strategies, 1).hypothesis.fuzz_one_input
     corpus = []
     if asked.target in ("mjcf", "urdf"):  # their text itself, from shipped robots on: far faster
         rest = (True,) if asked.target == "urdf" else ()
         one_input = lambda data: call(data.decode("utf-8", "replace"), *rest)  # noqa: E731
         corpus = [_seeds(asked.target)]
-    begin, last = time.monotonic(), [time.monotonic()]
 
     def take(data: bytes) -> None:
         one_input(data)
-        if time.monotonic() - last[0] > 60:
-            last[0] = time.monotonic()
-            _say(asked.target, begin)
+        record.tell_now_and_then()
 
     limit = (
-        [f"-max_total_time={int(seconds)}"] if seconds is not None else [f"-runs={asked.inputs}"]
+        [f"-max_total_time={int(asked.hours * 3600)}"]
+        if asked.hours is not None
+        else [f"-runs={asked.inputs}"]
     )
-    options = [*limit, f"-seed={asked.seed + 1}", "-max_len=16384", "-rss_limit_mb=4096"]
+    options = [*limit, f"-seed={asked.seed % 2**31 + 1}", "-max_len=16384", "-rss_limit_mb=4096"]
     atheris.Setup([sys.argv[0], *corpus, *options, "-timeout=60", "-print_final_stats=1"], take)
     import atexit
 
-    atexit.register(_say, asked.target, begin)
+    atexit.register(lambda: print(json.dumps(record.tell()), flush=True))
     atheris.Fuzz()
     return 0
 
@@ -148,7 +146,6 @@ def _guided(asked: argparse.Namespace, seconds: float | None) -> int:
 def _seeds(target: str) -> str:
     """A folder of texts to begin with."""
     import tempfile
-    from pathlib import Path
 
     from tests.fuzz import robots
 
@@ -158,20 +155,10 @@ def _seeds(target: str) -> str:
     return str(folder)
 
 
-def _say(target: str, begin: float, **more: Any) -> None:
-    from tests.fuzz import targets
-
-    facts = {
-        "target": target,
-        "seconds": round(time.monotonic() - begin, 1),
-        "inputs": dict(targets.counted),
-        "slowest_seconds": round(targets.slowest.get(target, 0.0), 2),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-    }
-    print(json.dumps(facts | more), flush=True)
-
-
 if __name__ == "__main__":
-    status = main()
+    try:
+        status = main()
+    except KeyboardInterrupt:  # what was counted is on disk
+        status = 130
     sys.stdout.flush()
     os._exit(status)  # JAX's threads have nothing left to say

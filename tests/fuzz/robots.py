@@ -20,6 +20,10 @@ URDF = f"""<robot name="r"><link name="base">{_INERTIAL}<collision><geometry><sp
   <joint name="hinge" type="revolute"><parent link="base"/><child link="arm"/><axis xyz="0 0 1"/>
   <origin xyz="0 0 1" rpy="0 0 0.5"/><limit lower="-1" upper="1" effort="1" velocity="1"/>
   <dynamics damping="0.1" friction="0"/></joint></robot>"""
+PLAIN_MJCF = """<mujoco><worldbody><geom type="plane" size="1 1 1"/><body name="a" pos="0 0 1">
+  <freejoint/><geom name="g" size="0.1"/><body name="b" pos="0.1 0 0"><joint name="j" axis="0 1 0"
+  range="-30 30" damping="1"/><geom type="capsule" size="0.05 0.1" mass="1"/></body></body>
+  </worldbody><actuator><motor joint="j" gear="2"/></actuator></mujoco>"""
 ODD = ("nan", "inf", "-inf", "1e300", "-1e300", "1e-300", "1e13", "-1", "0", "", "x", "1e999", "-0")
 SIZES = ("1000000000", "99999", "501", "4097", "-5", "2147483648", "1e9")
 

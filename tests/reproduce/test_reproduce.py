@@ -325,8 +325,8 @@ def test_interruption_saves_the_cell_and_stops(plan_pair, tmp_path: Path) -> Non
     assert not plan.cells[1].path.exists()  # nothing else was begun
 
 
-def test_make_plan_keeps_the_order_of_tasks_once(small_world, tmp_path: Path) -> None:
-    plan = make_plan("pair", tmp_path, budget="tiny", tasks=[PENDULUM, "hopper", PENDULUM])
+def test_make_plan_keeps_the_order_of_tasks(small_world, tmp_path: Path) -> None:
+    plan = make_plan("pair", tmp_path, budget="tiny", tasks=[PENDULUM, "hopper"])
     assert plan.tasks == (PENDULUM, "hopper")
 
 
@@ -338,6 +338,21 @@ def test_make_plan_keeps_the_order_of_tasks_once(small_world, tmp_path: Path) ->
         (["table1", "--seeds", "0"], "seeds is 0"),
         (["table1", "--tasks", "horse"], "horse"),
         (["table1", "--executor", "moon"], "moon"),
+        (["table1", "--tasks"], "--tasks needs a value"),
+        (["table1", "--tasks", "--seeds", "1"], "--tasks needs a value"),
+        (["table1", "--tasks", "ant", "ant"], "tasks names ant twice"),
+        (["table1", "--tasks", "ant", "--tasks", "hopper"], "--tasks is given twice"),
+        (["table1", "--output", ""], "--output needs a value"),
+        (["table1", "--seeds", "1e9", "--tasks", "ant"], "seeds is 1000000000, must be at most"),
+        (["table1", "--cpus-per-cell", "0"], "cpus_per_cell is 0, must lie between 1 and 4,096"),
+        (["table1", "--cpus-per-cell", "-2", "--dry-run"], "cpus_per_cell is -2, must lie"),
+        (["table1", "--cpus-per-cell", "1e9"], "cpus_per_cell is 1000000000, must lie"),
+        (
+            ["table1", "--gpus-per-cell", "nan"],
+            "gpus_per_cell is nan, must lie between 0 and 1,024",
+        ),
+        (["table1", "--gpus-per-cell", "1.5"], "gpus_per_cell is 1.5, must be whole"),
+        (["table1", "--cpus-per-cell", "2", "--dry-run"], "are for --executor ray"),
         ([], "TARGET"),
     ],
 )

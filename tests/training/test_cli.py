@@ -132,8 +132,25 @@ def test_gradients_are_checked_of_the_task_as_it_is_set(
         ("train ant --seeds 0", 2, "seeds is 0"),
         ("train ant --devices 99", 2, "devices is 99, but JAX sees only"),
         ("train ant --preset", 2, "--preset needs a value"),
-        ("train ant --preset=", 2, "unknown preset ''"),
-        ("train ant --algorithm=", 2, "unknown algorithm ''"),
+        ("train ant --preset=", 2, "--preset needs a value"),
+        ("train ant --algorithm ppo --algorithm sac", 2, "--algorithm is given twice"),
+        ("train --from --total-steps 5", 2, "--from needs a value"),
+        ("train --resume a --resume=b", 2, "--resume is given twice"),
+        ("train ant --actor-hidden-sizes", 2, "--actor-hidden-sizes needs a value"),
+        ("train ant --actor-hidden-sizes --seeds 2", 2, "--actor-hidden-sizes needs a value"),
+        ("train ant --seeds 1 --horizon 8 --seeds=2", 2, "--seeds is given twice"),
+        ("train ant --symmetric --no-symmetric", 2, "--no-symmetric is given beside --symmetric"),
+        ("train ant --run-dir EMPTY_WORD", 2, "--run-dir needs a value"),
+        ("train ant --num-processes 1e7 --coordinator auto", 2, "num_processes is 10000000, must"),
+        ("evaluate EMPTY_WORD", 2, "an argument is empty"),
+        ("evaluate RUN --task=", 2, "--task needs a value"),
+        ("export ant --output EMPTY_WORD", 2, "--output needs a value"),
+        ("plot RUN RUN --output /dev/null/a.png", 1, "is named twice"),
+        ("view ant --port 70000", 2, "port is 70000, must lie between 0 and 65535"),
+        ("view ant --save a.html --port 80", 2, "leave out --host and --port"),
+        ("render RUN --seconds 0", 2, "seconds is 0, must be positive"),
+        ("check-gradients ant --samples 0", 2, "samples is 0, must lie between 1 and 10,000; see"),
+        ("check-gradients ant --seed 1e10", 2, "seed is 10000000000, must lie between"),
         ("train ant more", 2, "more"),
         ("train ant --run-dir /dev/null/run", 1, "/dev/null/run: Not a directory"),
         ("train --resume /dev/null", 1, "cannot be read"),
@@ -192,7 +209,7 @@ def test_mistakes_end_in_one_line(
 ) -> None:
     if "EMPTY" in arguments:
         shutil.copy(finished_run.path / "config.json", tmp_path)
-    known = {"RUN": str(finished_run.path), "EMPTY": str(tmp_path)}
+    known = {"RUN": str(finished_run.path), "EMPTY": str(tmp_path), "EMPTY_WORD": ""}
     words = [known.get(word, word) for word in arguments.split()]
     assert cli.main(words) == status
     captured = capsys.readouterr()

@@ -152,7 +152,7 @@ def test_environments_that_cannot_be_split_end_both_processes() -> None:
         ),
         (
             "--coordinator localhost:1 --num-processes 0 --process-id 0",
-            "num_processes is 0, must be at least 1",
+            "num_processes is 0, must lie between 1 and 1,048,576",
         ),
     ],
 )
