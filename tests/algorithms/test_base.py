@@ -201,7 +201,7 @@ def test_a_rate_that_is_held_falls_later_and_as_far():
     np.testing.assert_allclose(rates, [1.0, 1.0, 0.84, 0.2, 0.2], rtol=1e-5)
     with pytest.raises(ValueError, match="actor_learning_rate_hold is 1"):
         algorithms.config_class("rpo")(actor_learning_rate_hold=1.0)
-    with pytest.raises(ValueError, match="initial_std is 0.001"):
+    with pytest.raises(ValueError, match=r"initial_std is 0\.001"):
         algorithms.config_class("shac")(initial_std=0.001)
 
 

@@ -137,7 +137,7 @@ def test_a_cluster_that_cannot_be_had_is_told_in_one_line(ray) -> None:
     stand_in.begin = lambda: signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         RayExecutor()
-    with pytest.raises(SettingsError, match="a cell cannot have 0 cores"):
+    with pytest.raises(SettingsError, match="cpus_per_cell is 0, must lie between 1"):
         RayExecutor(cpus_per_cell=0)
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,14 +32,14 @@ LONG = TINY | {"total_steps": 2_000 * 8 * 8}
 
 
 @contextmanager
-def two(*arguments: str, apart: Path | None = None) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes of `rpo train`, one device each; the second one with a directory of its own."""
+def two(*arguments: str, run_dirs: Sequence[Path] = ()) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes of `rpo train`, one device each, and their run directories, if given."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     started = []
     for number in range(2):
-        own = ["--run-dir", str(apart)] if apart and number else []
+        own = ["--run-dir", str(run_dirs[number])] if run_dirs else []
         own += ["--coordinator", address, "--num-processes", "2", "--process-id", str(number)]
         started.append(run(*arguments, *own))
     try:
@@ -76,7 +76,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path, train_tiny) ->
     path, apart = tmp_path / "run", tmp_path / "apart"
     settings = {name: value for name, value in SHORT.items() if name != "actor_epochs"}
     flags = ["--algorithm", "shac", *as_flags(settings | {"evaluation_episodes": 2})]
-    with two(PENDULUM, "--run-dir", str(path), *flags, apart=apart) as started:
+    with two(PENDULUM, *flags, run_dirs=[path, apart]) as started:
         said = [process.communicate(timeout=600) for process in started]  # on a busy machine
         assert [process.returncode for process in started] == [0, 0], said
     assert said[0][1] == said[1][1] == ""
@@ -102,7 +102,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path, train_tiny) ->
 def test_signals_deaths_and_other_numbers_of_processes(tmp_path: Path) -> None:
     path = tmp_path / "run"
     flags = as_flags(LONG | {"checkpoint_interval": 0.5})
-    with two(PENDULUM, "--run-dir", str(path), *flags) as started:
+    with two(PENDULUM, *flags, run_dirs=[path, path]) as started:
         wait_for(started[0], lambda: rows(path) >= 3)
         started[1].send_signal(signal.SIGTERM)  # to either of them
         said = [process.communicate(timeout=60)[1] for process in started]
