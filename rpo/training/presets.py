@@ -183,8 +183,8 @@ _FAST_NETWORKS: dict[str, Settings] = {
 _FAST_FIRST_ORDER_TASK: dict[str, Settings] = {
     # Twice the updates per step, and an actor that does not stay in slow gaits.
     "ant": {"num_envs": 64, "actor_hidden_sizes": (400, 200, 100)},
-    # It bears no noise of the usual size, and rare bonuses of 125 would lead away its gradients and
-    # critics' means (results/tuning).
+    # It bears no noise of the usual size, and rare bonuses of 125 give gradients of up to thousands
+    # of medians (results/tuning, results/hand).
     "hand": {
         "critic_passes": 8,
         "critic": "categorical",
