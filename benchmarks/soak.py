@@ -37,7 +37,9 @@ import numpy as np
 from record import write_record
 
 from rpo import algorithms
+from rpo.envs import Env
 from rpo.training import Run
+from rpo.training.array_file import digest, named_arrays
 from rpo.training.checkpoint import save_checkpoint
 from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.origin import restore
@@ -60,6 +62,8 @@ OF_METHOD: dict[str, dict[str, Any]] = {
     "ppo": {"minibatches": 2},
     "sac": {"batch_size": 64, "gradient_steps": 1, "n_step": 2, "replay_capacity": 4096},
 }
+OWN_FACTS = ("digest", "seconds", "run", "metrics")
+"""Facts of a checkpoint in which two equal trainings differ: times, names, and digests of these."""
 KILLS_PER_RUN = 5
 SAMPLE_SECONDS = 15
 
@@ -151,7 +155,7 @@ def killed(case: Case, path: Path, log: Path, luck: random.Random) -> dict[str, 
 
 
 def difference(path: Path, reference: Path, task: str) -> str:
-    """In what two finished runs differ; nothing if in nothing."""
+    """In what two finished runs differ; nothing if in nothing (times and names do not count)."""
     ours, theirs = Run.load(path), Run.load(reference)
     table, expected = ours.metrics(), theirs.metrics()
     if list(table) != list(expected):
@@ -164,8 +168,14 @@ def difference(path: Path, reference: Path, task: str) -> str:
     if ours.evaluation() != theirs.evaluation():
         return "evaluation"
     env = task if ":" in task else None
-    digests = [restore(run, run.resolved(env)).facts["digest"] for run in (ours, theirs)]
-    return "" if digests[0] == digests[1] else "checkpoint"
+    return "" if state_of(ours, env) == state_of(theirs, env) else "checkpoint"
+
+
+def state_of(run: Run, env: Env | str | None) -> str:
+    """Digest of a run's newest checkpoint, but for what every training has of its own."""
+    found = restore(run, run.resolved(env))
+    facts = {name: value for name, value in found.facts.items() if name not in OWN_FACTS}
+    return digest(facts, named_arrays(found.state))
 
 
 def references(tasks: list[str], methods: list[str], work: Path) -> Iterator[Case]:
