@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -29,11 +30,14 @@ def typed(settings_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any
     Raises:
         SettingsError: in one line, if a value is of another kind, not finite, or far too large.
     """
-    hints = typing.get_type_hints(settings_class)
+    hints = _hints(settings_class)
     return {
         name: _convert(name, value, hints[name]) if name in hints else value
         for name, value in values.items()
     }
+
+
+_hints = functools.cache(typing.get_type_hints)  # reading annotations takes a millisecond
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:

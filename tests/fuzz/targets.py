@@ -263,10 +263,9 @@ class Runs:
         files = [open_policies(source, own)]
         files += open_moments(source) if of_run else []
         for file in files:
-            for actor in file.actors("last"):
-                for leaf in jax.tree.leaves(actor):
-                    if leaf.dtype.kind != "f" or not np.isfinite(leaf).all():
-                        raise BrokenPromiseError("a policy is not made of finite numbers")
+            for leaf in jax.tree.leaves((file.last, file.best)):
+                if leaf.dtype.kind != "f" or not np.isfinite(leaf).all():
+                    raise BrokenPromiseError("a policy is not made of finite numbers")
         env = env_of(source, files[0], own)
         assert env.spec.observation_size == files[0].facts.network.observation_size
 
