@@ -156,14 +156,14 @@ def _forge(path: Path, damage: Damage) -> None:
         facts, arrays, _ = read_arrays(path, kind, "file")
     except CheckpointError:  # damaged already
         return
-    if damage.kind == "facts":
-        _replace(facts, dataclasses.replace(damage, file=damage.other // 7))
-    else:
-        name = sorted(arrays)[damage.other % len(arrays)]
-        arrays[name] = ODD_ARRAYS[damage.data[0] % len(ODD_ARRAYS)](arrays[name])
     try:
+        if damage.kind == "facts":
+            _replace(facts, dataclasses.replace(damage, file=damage.other // 7))
+        else:
+            name = sorted(arrays)[damage.other % len(arrays)]
+            arrays[name] = ODD_ARRAYS[damage.data[0] % len(ODD_ARRAYS)](arrays[name])
         write_arrays(path, kind, facts, arrays)
-    except (ValueError, TypeError):  # a number that JSON does not have
+    except (ValueError, TypeError):  # a number that JSON does not have, an array forged before
         return
 
 
