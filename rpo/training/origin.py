@@ -99,7 +99,8 @@ def read_own(run: Run, program: Program) -> tuple[Path, Progressing, dict[str, A
         raise CheckpointError(
             f"checkpoint {path} cannot be: the run has {program.selection.iterations} iterations"
         )
-    return path, state, facts, Race.resume(program.selection, facts, path)
+    race = Race.resume(program.selection, len(program.seeds), facts, path)
+    return path, state, facts, race
 
 
 def settings_from(

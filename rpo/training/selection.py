@@ -144,11 +144,12 @@ class Race:
         return cls(selection, np.tile(np.arange(selection.candidates), (seeds, 1)))
 
     @classmethod
-    def resume(cls, selection: Selection, facts: Mapping[str, Any], path: Path) -> Race:
+    def resume(cls, selection: Selection, seeds: int, facts: Mapping[str, Any], path: Path) -> Race:
         """Those that a checkpoint names.
 
         Args:
             selection: of the run.
+            seeds: how many the run has.
             facts: of the checkpoint: `iteration` and `candidates`.
             path: of the checkpoint.
 
@@ -156,12 +157,16 @@ class Race:
             CheckpointError: if the numbers cannot be.
         """
         left, numbers = selection.alive(facts["iteration"]), facts.get("candidates")
-        sound = isinstance(numbers, list) and all(
-            isinstance(row, list)
-            and len(row) == left
-            and all(isinstance(one, int) and 0 <= one < selection.candidates for one in row)
-            and sorted(set(row)) == row
-            for row in numbers
+        sound = (
+            isinstance(numbers, list)
+            and len(numbers) == seeds
+            and all(
+                isinstance(row, list)
+                and len(row) == left
+                and all(isinstance(one, int) and 0 <= one < selection.candidates for one in row)
+                and sorted(set(row)) == row
+                for row in numbers
+            )
         )
         if not sound:
             raise CheckpointError(f"checkpoint {path} is damaged: its candidates cannot be")

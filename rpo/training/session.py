@@ -108,7 +108,8 @@ class Session:
                 stacked.append(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
             lanes = self.program.from_host(stacked[0])
             self.iteration, self.seconds = facts["iteration"], facts["seconds"]
-            self.race = Race.resume(self.program.selection, facts, self.run.checkpoints)
+            program, where = self.program, self.run.checkpoints
+            self.race = Race.resume(program.selection, len(program.seeds), facts, where)
             self.saved_iteration = self.iteration
             self.mark = Mark.of(facts["metrics"])
         again = len(self.run.config["sessions"]) > 1 or facts is not None

@@ -251,7 +251,7 @@ class Runs:
         found = restore_last(run.checkpoints, lambda k: self._shapes(program, resolved, k))
         if found is not None:
             path, state, facts = found
-            Race.resume(program.selection, facts, path)
+            Race.resume(program.selection, len(program.seeds), facts, path)
             for leaf in jax.tree.leaves(state):
                 assert isinstance(leaf, np.ndarray)
 

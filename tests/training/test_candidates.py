@@ -49,7 +49,7 @@ def test_the_latest_rewards_may_decide_instead() -> None:
     race.note(returns | {"reward": np.array([1.0, 4.0, 4.0])})
     race.note(returns | {"reward": np.array([1.0, 4.0, 16.0])})
     np.testing.assert_allclose(race.rewards, [[1.0, 4.0, 5.0]])
-    again = Race.resume(race.selection, race.facts() | {"iteration": 2}, Path("there"))
+    again = Race.resume(race.selection, 1, race.facts() | {"iteration": 2}, Path("there"))
     np.testing.assert_array_equal(again.rewards, race.rewards)
     failing = returns | {"updates_skipped_in_a_row": np.array([0.0, 1.0, 0.0])}
     assert race.drop(race.selection.ends[0], failing) == [0, 2]
@@ -64,7 +64,7 @@ def test_a_checkpoint_without_sound_rewards_is_damaged(rewards: object) -> None:
     selection = Selection(3, 1000, 0.5, score="reward")
     facts = {"iteration": 5, "candidates": [[0, 1, 2]], "rewards": rewards}
     with pytest.raises(CheckpointError, match="its rewards cannot be"):
-        Race.resume(selection, facts, Path("there"))
+        Race.resume(selection, 1, facts, Path("there"))
 
 
 def rounds_of(run: Run) -> list[dict]:

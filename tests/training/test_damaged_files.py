@@ -304,11 +304,13 @@ def test_a_checkpoint_beyond_the_end_is_refused(copy: Path, finished_run: Run) -
         restore(Run.load(copy), finished_run.resolved())
 
 
-@pytest.mark.parametrize("numbers", [None, [[0]], [[0, 5]], [[1, 0]], [["0", "1"]], 3])
+@pytest.mark.parametrize(
+    "numbers", [None, [], [[0]], [[0, 5]], [[1, 0]], [["0", "1"]], 3, [[0, 1], [0, 1]]]
+)
 def test_candidates_that_cannot_be(numbers: Any) -> None:
     facts = {"iteration": 0, "candidates": numbers}
     with pytest.raises(CheckpointError, match="its candidates cannot be"):
-        Race.resume(Selection(2, 100, 0.5), facts, Path("iteration_0"))
+        Race.resume(Selection(2, 100, 0.5), 1, facts, Path("iteration_0"))
 
 
 @pytest.mark.parametrize(
