@@ -196,6 +196,10 @@ _FAST_FIRST_ORDER_TASK: dict[str, Settings] = {
     # Critics that are right early lead it into a slower gait (results/tuning).
     "hopper": {"critic": "plain"},
 }
+# As far in an iteration as RPO's five epochs at its rate.
+_FAST_ONE_UPDATE_TASK: dict[str, Settings] = {
+    "hand": {"actor_learning_rate": 5e-4, "actor_learning_rate_final": 1e-4},
+}
 _FAST_RPO_TASK: dict[str, Settings] = {
     "hopper": {"total_steps": 8_600_000},  # of all candidates together
     "anymal": {
@@ -250,6 +254,8 @@ def _fast(algorithm: str, task: str) -> Settings:
     shared = _FAST_COMMON
     if algorithm in _PAPER_ALGORITHM:
         shared, own = _FAST_SHARED, own | _FAST_FIRST_ORDER_TASK.get(task, {})
+    if algorithm in ("shac", "sapo"):
+        own |= _FAST_ONE_UPDATE_TASK.get(task, {})
     if algorithm == "rpo":
         own |= _FAST_RPO_TASK.get(task, {})
     return _paper(algorithm, task) | shared | own
