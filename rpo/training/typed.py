@@ -39,7 +39,7 @@ def typed(settings_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any
 
 @functools.cache
 def _hints(settings_class: type[Any]) -> dict[str, Any]:
-    """Annotations, read once: it takes a millisecond."""
+    """Annotations, which are text until they are asked for: read once per class."""
     return typing.get_type_hints(settings_class)
 
 

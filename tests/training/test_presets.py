@@ -180,6 +180,14 @@ def test_best_is_paper_with_steadier_critics(algorithm: str) -> None:
         assert {name: presets["fast"][name] for name in changed} == fast
 
 
+def test_one_update_moves_the_hands_policy_as_far_as_rpos_epochs() -> None:
+    rpo = PRESETS["rpo"]["hand"]["fast"]
+    for algorithm in ("shac", "sapo"):
+        fast = PRESETS[algorithm]["hand"]["fast"]
+        for name in ("actor_learning_rate", "actor_learning_rate_final"):
+            assert fast[name] == pytest.approx(rpo["actor_epochs"] * rpo[name])
+
+
 def test_settings_go_to_their_owners() -> None:
     given = {"observe_last_action": True, "kl_coefficient": 0.7, "seeds": 3, "betas": [0.5, 0.6]}
     resolved = resolve("ant", settings=given)
