@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from typing import Any
 
@@ -14,9 +15,10 @@ from jax import Array
 
 from rpo.envs.mirrored import mirrored_actions, mirrored_joints, moves_alike
 from rpo.envs.randomization import scaled
+from rpo.envs.servos import servos_for
 from rpo.mirror import Mirror
 from rpo.physics.geoms import Floats
-from rpo.physics.mjcf import load_mjcf, load_urdf, parse_description
+from rpo.physics.mjcf import Change, load_mjcf, load_urdf, parse_description
 from rpo.physics.model import JointType, Model
 from rpo.physics.stiffness import Rates, fastest_rates, in_world
 
@@ -38,9 +40,11 @@ class Description:
         start: coordinates at the start (nq,).
         start_rotation: of the base there (3, 3).
         height: of the base there, over z = 0, m.
+        control_frequency: actions per second.
         stands: whether there is a ground and gravity, so that height means something.
         joint_names: of the joints that are not the root's.
         joint_coordinates, joint_velocities: their rows of q and qd.
+        has_servos: whether it has no actuators and servos stand for them.
         action_names: of the actuators, or of the joints that are pushed.
         action_scale, action_offset: control (or joint force) of an action (actions, 1).
         rates: its fastest spring and damper.
@@ -56,9 +60,11 @@ class Description:
     start_rotation: Floats
     height: float
     stands: bool
+    control_frequency: float
     joint_names: tuple[str, ...]
     joint_coordinates: tuple[int, ...]
     joint_velocities: tuple[int, ...]
+    has_servos: bool
     action_names: tuple[str, ...]
     action_scale: Floats
     action_offset: Floats
@@ -76,13 +82,30 @@ class Description:
         return rest.at[np.array(self.joint_velocities)].set(scaled(control, strength))
 
 
-def read_description(path: str, strength: float, link_contact: bool = True) -> Description:
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a user says about a description.
+
+    Args:
+        strength: largest joint force, where the description says nothing of actuators and efforts.
+        joint_stiffness: of the servos of a robot without actuators, over the largest force, per
+            span of an action; 0 for none.
+        control_frequency: actions per second; 0 for what suits the robot's height.
+        link_contact: of a URDF, whether links may touch one another, or the ground only.
+    """
+
+    strength: float = 0.0
+    joint_stiffness: float = 0.0
+    control_frequency: float = 0.0
+    link_contact: bool = True
+
+
+def read_description(path: str, reading: Reading = Reading()) -> Description:
     """Reads a robot that is to walk. One that has not changed since is the same object.
 
     Args:
         path: of the MJCF or URDF.
-        strength: joint force of an action of one, where the description has no actuators.
-        link_contact: of a URDF, whether links may touch one another, or the ground only.
+        reading: what the user says about it.
 
     Raises:
         ValueError: in one line, if there is no such file, or the robot cannot be simulated or
@@ -91,38 +114,38 @@ def read_description(path: str, strength: float, link_contact: bool = True) -> D
     try:
         facts = os.stat(path)
         changed = facts.st_mtime_ns, facts.st_size
-        return _read_description(path, strength, link_contact, *changed)
+        return _read_description(path, reading, *changed)
     except FileNotFoundError:  # say what is missing
-        return _read_description.__wrapped__(path, strength, link_contact, 0, 0)
+        return _read_description.__wrapped__(path, reading, 0, 0)
 
 
 @functools.lru_cache(maxsize=8)
-def _read_description(
-    path: str, strength: float, link_contact: bool, changed: int, size: int
-) -> Description:
+def _read_description(path: str, reading: Reading, changed: int, size: int) -> Description:
     del changed, size  # they make another file of the same name another robot
     urdf = path.lower().endswith(".urdf")
-    if not (urdf or link_contact):
+    if not (urdf or reading.link_contact):
         raise ValueError(f"{path}: link_contact is for URDFs; an MJCF has contype and conaffinity")
-    try:
-        if urdf:
-            model = load_urdf(path, floating_base=True, link_contact=link_contact)
-        else:
-            model = load_mjcf(path)
-    except FileNotFoundError as error:
-        raise ValueError(str(error)) from None
+    model = _load(path, reading)
     spec = parse_description(path, urdf=urdf)
     compiled = spec.compile()
     base = _base(path, model)
     names, coordinates, velocities = _joints(model, base)
-    actions = _actions(path, model, compiled, names, velocities, strength)
     start = _start(model, compiled)
     data = mujoco.MjData(compiled)
     data.qpos = start
     mujoco.mj_kinematics(compiled, data)
     body = int(compiled.jnt_bodyid[base])
-    grounded = len(model.contact_link) > 0 or len(model.planes.link) > 0
     height = float(data.xpos[body, 2])
+    frequency = reading.control_frequency or natural_frequency(height)
+    has_servos = bool(reading.joint_stiffness) and not model.actuators.names
+    if has_servos:
+        effort = _efforts(path, compiled, velocities, reading.strength)
+        of_joints = spec, compiled, start, names, list(velocities), effort
+        servos = servos_for(*of_joints, reading.joint_stiffness, 1.0 / frequency)
+        servos.add_to(spec)
+        model, compiled = _load(path, reading, servos.add_to), spec.compile()
+    actions = _actions(path, model, compiled, names, velocities, reading.strength)
+    grounded = len(model.contact_link) > 0 or len(model.planes.link) > 0
     model = _with_own_contact(model, compiled, height)
     description = Description(
         path=path,
@@ -133,13 +156,31 @@ def _read_description(
         start_rotation=data.xmat[body].reshape(3, 3).copy(),
         height=height,
         stands=bool(grounded and model.gravity[2] < 0 and height > 0),
+        control_frequency=frequency,
         joint_names=names,
         joint_coordinates=coordinates,
         joint_velocities=velocities,
+        has_servos=has_servos,
         **actions,
         rates=fastest_rates(model, compiled, start),
     )
     return dataclasses.replace(description, mirror=_mirror(description, compiled))
+
+
+def _load(path: str, reading: Reading, change: Change | None = None) -> Model:
+    try:
+        if not path.lower().endswith(".urdf"):
+            return load_mjcf(path, change=change)
+        contact = reading.link_contact
+        return load_urdf(path, floating_base=True, link_contact=contact, change=change)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+
+
+def natural_frequency(height: float) -> float:
+    """Actions per second: about twenty while something falls from the root's height, m."""
+    fall = math.sqrt(max(height, 0.1) / 9.81)
+    return float(np.clip(round(20 / fall), 30, 200))
 
 
 def _mirror(description: Description, compiled: mujoco.MjModel) -> Mirror | None:
@@ -254,19 +295,27 @@ def _actions(
             "action_scale": 0.5 * (high - low)[:, None],
             "action_offset": 0.5 * (high + low)[:, None],
         }
-    joints = compiled.dof_jntid[list(velocities)]
-    efforts = compiled.jnt_actfrcrange[joints, 1] * compiled.jnt_actfrclimited[joints]
-    scale = np.where(efforts > 0, efforts, strength)
-    if not len(scale) or not scale.all():
-        raise ValueError(
-            f"{path} has no actuators, and no effort limits that could stand for them; say how "
-            "strong its joints are (strength)"
-        )
+    scale = _efforts(path, compiled, velocities, strength)
     return {
         "action_names": names,
         "action_scale": scale[:, None],
         "action_offset": np.zeros((len(scale), 1)),
     }
+
+
+def _efforts(
+    path: str, compiled: mujoco.MjModel, velocities: tuple[int, ...], strength: float
+) -> Floats:
+    """Largest force of each joint that is pushed."""
+    joints = compiled.dof_jntid[list(velocities)]
+    efforts = compiled.jnt_actfrcrange[joints, 1] * compiled.jnt_actfrclimited[joints]
+    scale: Floats = np.where(efforts > 0, efforts, strength)
+    if not len(scale) or not scale.all():
+        raise ValueError(
+            f"{path} has no actuators, and no effort limits that could stand for them; say how "
+            "strong its joints are (strength)"
+        )
+    return scale
 
 
 def _start(model: Model, compiled: mujoco.MjModel) -> Floats:

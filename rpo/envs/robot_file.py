@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from rpo.envs.base import EnvSpec
 from rpo.envs.randomization import FIELDS
-from rpo.envs.robot_description import Description, read_description
+from rpo.envs.robot_description import Description, Reading, read_description
 from rpo.envs.robot_env import RobotTask
 from rpo.envs.settings import RandomizedSettings
 from rpo.mirror import Mirror, SignedPermutation
@@ -54,7 +54,10 @@ class RobotSettings(RandomizedSettings):
     substeps: int = 0
     """Physics steps per action; 0 chooses them from the stiffest spring."""
     strength: float = 0.0
-    """Joint force at an action of one, for a description without actuators or effort limits."""
+    """Largest joint force, for a description without actuators or effort limits."""
+    joint_stiffness: float = 1.0
+    """Without actuators: stiffness of the servos whose targets actions are, over the largest force,
+    per radian; 0: actions are joint forces."""
     link_contact: bool = True
     """Of a URDF: whether links may touch one another, or the ground only."""
     target_speed: float = 1.0
@@ -117,9 +120,9 @@ class RobotFile(RobotTask):
         """
         self.settings = settings or RobotSettings()
         self.randomization = self.settings.randomization
-        self.description = read_description(
-            os.fspath(path), self.settings.strength, self.settings.link_contact
-        )
+        fields = (field.name for field in dataclasses.fields(Reading))
+        reading = Reading(**{name: getattr(self.settings, name) for name in fields})
+        self.description = read_description(os.fspath(path), reading)
         self.model = self.description.model
         self.step_settings = _step_settings(self.description, self.settings)
         entries = self._observation_entries()
@@ -154,10 +157,12 @@ class RobotFile(RobotTask):
     def summary(self) -> str:
         """What was chosen, in one line."""
         step, robot = self.step_settings, self.description
+        several = "s" * (self.spec.action_size != 1)
+        what = f"servo target{several}"
         return (
             f"{self.spec.name}: {self.model.nv} degrees of freedom, {self.spec.action_size} "
-            f"action{'s' * (self.spec.action_size != 1)}, {1 / step.control_dt:.0f} actions/s, "
-            f"{step.substeps} substeps of "
+            f"action{several}{f' ({what})' * robot.has_servos}, {1 / step.control_dt:.0f} "
+            f"actions/s, {step.substeps} substeps of "
             f"{1e3 * step.control_dt / step.substeps:.2g} ms (fastest spring "
             f"{robot.rates.spring:.3g} rad/s, damper {robot.rates.damper:.3g} 1/s), root starts at "
             f"{robot.height:.2f} m"
@@ -243,12 +248,9 @@ class RobotFile(RobotTask):
 
 
 def _step_settings(description: Description, settings: RobotSettings) -> StepSettings:
-    """The user's figures, or those that suit the robot: it acts about twenty times while something
-    falls from its height, and a substep is as long as its stiffest spring allows."""
-    frequency = settings.control_frequency
-    if not frequency:
-        fall = math.sqrt(max(description.height, 0.1) / 9.81)
-        frequency = float(np.clip(round(20 / fall), 30, 200))
+    """The user's figures, or those that suit the robot: a substep is as long as its stiffest spring
+    allows."""
+    frequency = description.control_frequency
     substeps = settings.substeps or math.ceil(1 / frequency / description.rates.longest_step)
     if substeps > MAX_SUBSTEPS:
         raise ValueError(

@@ -3,7 +3,7 @@
 An actuator is a motor or a servo: its force is gain * control + offset - kp * length - kv * rate.
 The part with the length and the rate is a tendon of the model (`rpo.physics.tendons`), always at
 work; what is left is constant during a control step, and `Actuators.forces` is what
-`control_step` takes for it.
+`control_step` takes for it. The force of a servo is limited where both meet, in every substep.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Actuators:
         offset: force at a control of zero (nu,).
         control_lower, control_upper: range to which controls are clipped, infinite if free (nu,).
         force_lower, force_upper: range to which forces are clipped, infinite if free (nu,).
-        joint_lower, joint_upper: the same for what all of them together do to a joint (nv,).
+        joint_lower, joint_upper: the same for what all motors together do to a joint (nv,).
         servo: whether the force depends on the joint's state as well (nu,).
 
     Raises:
@@ -71,7 +71,9 @@ class Actuators:
 
         control = clip(control, self.control_lower, self.control_upper)
         gain, offset = (jnp.asarray(x[rows], control.dtype) for x in (self.gain, self.offset))
-        force = clip(gain * control + offset, self.force_lower, self.force_upper)
+        low = np.where(self.servo, -np.inf, self.force_lower)
+        high = np.where(self.servo, np.inf, self.force_upper)
+        force = clip(gain * control + offset, low, high)
         if strength is not None:
             force = strength * force
         joint = jnp.dot(jnp.asarray(self.moment.T, force.dtype), force, precision="highest")

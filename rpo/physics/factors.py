@@ -96,6 +96,15 @@ def of_tendon(model: Model, factors: Factors, tendon: int) -> Scalar:
     return 1.0 if factors.strength is None or actuator is None else factors.strength[actuator][None]
 
 
+def servo_limits(model: Model, tendon: int) -> tuple[float, float]:
+    """Range of the force of a servo whose spring and damper the tendon is, control included."""
+    actuator = _servo_of_tendon(model).get(tendon)
+    if actuator is None:
+        return -np.inf, np.inf
+    actuators = model.actuators
+    return float(actuators.force_lower[actuator]), float(actuators.force_upper[actuator])
+
+
 @lru_cache(maxsize=64)
 def _servo_of_tendon(model: Model) -> dict[int, int]:
     """Actuators of which a part is a tendon of the model, by that tendon."""

@@ -63,10 +63,15 @@ from rpo.physics.unsupported import friendly_name, refuse_unsupported
 
 InertiaRule: TypeAlias = Literal["physical", "reference"]
 Source: TypeAlias = str | os.PathLike[str]
+Change: TypeAlias = Callable[[mujoco.MjSpec], None]
 
 
 def load_mjcf(
-    source: Source, *, inertia: InertiaRule = "physical", name: str | None = None
+    source: Source,
+    *,
+    inertia: InertiaRule = "physical",
+    name: str | None = None,
+    change: Change | None = None,
 ) -> Model:
     """Load a robot from an MJCF file or from MJCF text.
 
@@ -75,6 +80,7 @@ def load_mjcf(
         inertia: "physical" for the compiler's masses and inertias, "reference" for those of
             `rpo.physics.inertia.reference_mass_properties` (shapes only, density 1000).
         name: what to call the model; by default the name in the description.
+        change: what to do to the description (a `MjSpec`) before it is compiled.
 
     Returns:
         The robot as constants, in SI units and a z-up world.
@@ -86,6 +92,8 @@ def load_mjcf(
     if inertia not in ("physical", "reference"):
         raise ValueError(f"unknown inertia {inertia!r}: expected 'physical' or 'reference'")
     label, spec = _parse(source)
+    if change is not None:
+        change(spec)
     model = _attempt(label, spec.compile)
     return _finish(label, model, inertia, None, name or spec.modelname)
 
@@ -110,6 +118,7 @@ def load_urdf(
     link_contact: bool = True,
     friction_coefficient: float = 1.0,
     name: str | None = None,
+    change: Change | None = None,
 ) -> Model:
     """Load a robot from a URDF file or from URDF text.
 
@@ -124,6 +133,7 @@ def load_urdf(
         link_contact: whether links may touch one another, or the ground only.
         friction_coefficient: Coulomb coefficient of every contact.
         name: what to call the model; by default the robot's name in the description.
+        change: what to do to the description (a `MjSpec`) before it is compiled.
 
     Returns:
         The robot as constants, in SI units and a z-up world.
@@ -134,6 +144,8 @@ def load_urdf(
     """
     label, spec = _parse(source, urdf=True, floating_base=floating_base)
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
+    if change is not None:
+        change(spec)
     model = _attempt(label, spec.compile)
     plane = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
     welded = (model.body_weldid[model.geom_bodyid] == 0) & ~plane

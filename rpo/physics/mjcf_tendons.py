@@ -119,21 +119,28 @@ def _actuators(model: mujoco.MjModel) -> Actuators:
     names = tuple(friendly_name(model, "actuator", index) for index in range(model.nu))
     affine = model.actuator_biastype == mujoco.mjtBias.mjBIAS_AFFINE
     clipped = model.actuator_ctrllimited.astype(bool) & (not is_disabled(model, "clampctrl"))
-    limited = model.actuator_forcelimited.astype(bool)
+    limited, servo = model.actuator_forcelimited.astype(bool), _is_servo(model)
     joint = model.dof_jntid
     held = model.jnt_actfrclimited[joint].astype(bool)
+    moment = np.stack([_moment(model, index) for index in range(model.nu)])
+    forces = np.where(limited[:, None], model.actuator_forcerange, [-np.inf, np.inf])
+    for index in np.flatnonzero(servo):  # the only one on its joint, if that is held
+        for dof in np.flatnonzero((moment[index] != 0) & held):
+            bounds = np.sort(model.jnt_actfrcrange[joint[dof]] / moment[index, dof])
+            forces[index] = np.clip(forces[index], *bounds)
+            held[dof] = False
     return Actuators(
         names=names,
-        moment=np.stack([_moment(model, index) for index in range(model.nu)]),
+        moment=moment,
         gain=model.actuator_gainprm[:, 0].copy(),
         offset=np.where(affine, model.actuator_biasprm[:, 0], 0.0),
         control_lower=np.where(clipped, model.actuator_ctrlrange[:, 0], -np.inf),
         control_upper=np.where(clipped, model.actuator_ctrlrange[:, 1], np.inf),
-        force_lower=np.where(limited, model.actuator_forcerange[:, 0], -np.inf),
-        force_upper=np.where(limited, model.actuator_forcerange[:, 1], np.inf),
+        force_lower=forces[:, 0],
+        force_upper=forces[:, 1],
         joint_lower=np.where(held, model.jnt_actfrcrange[joint, 0], -np.inf),
         joint_upper=np.where(held, model.jnt_actfrcrange[joint, 1], np.inf),
-        servo=_is_servo(model),
+        servo=servo,
     )
 
 
@@ -236,9 +243,13 @@ def _actuator(model: mujoco.MjModel, index: int, servo: bool) -> Iterator[str]:
 def _servo(model: mujoco.MjModel, index: int, kind: int, target: int) -> Iterator[str]:
     if (model.actuator_biasprm[index, 1:3] > 0).any():
         yield "is not supported: its position or velocity feedback is positive"
-    held = kind in _JOINTS and bool(model.jnt_actfrclimited[target])
-    if kind == _TENDON and not held:
-        joints = model.wrap_objid[wraps(model, target)] if is_fixed_tendon(model, target) else []
-        held = any(model.jnt_actfrclimited[joint] for joint in joints)
-    if model.actuator_forcelimited[index] or held:
-        yield "is not supported: the force of a servo cannot be limited; remove forcerange"
+    if kind == _TENDON and not is_fixed_tendon(model, target):
+        return
+    dofs = np.flatnonzero(_moment(model, index))
+    held = (
+        model.actuator_forcelimited[index] or model.jnt_actfrclimited[model.dof_jntid[dofs]].any()
+    )
+    if held and kind == _TENDON:
+        yield "is not supported: the force of a servo on a tendon cannot be limited"
+    elif held and sum(_moment(model, k)[dofs].any() for k in range(model.nu)) > 1:
+        yield "is not supported: a servo of limited force must be alone on its joint"

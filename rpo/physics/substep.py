@@ -182,7 +182,7 @@ def _generalised_forces(constants: Constants, state: State) -> dynamics.Forces:
     tendons: list[Scalar] = [0.0] * len(groups)
     if model.tendons.names:
         positions = [_in_world(*args) for args in zip(groups, start, coordinates, strict=True)]
-        tendons = tendon_forces(model, groups, factors, positions, velocities)
+        tendons = tendon_forces(model, groups, factors, positions, velocities, forces)
     for g, group in enumerate(groups):
         for c in range(group.kind.velocities):
             applied: Scalar = 0.0

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from rpo.physics.contact import NO_WRENCH, TINY, Wrench
-from rpo.physics.factors import Factors, of_tendon
+from rpo.physics.factors import Factors, of_tendon, servo_limits
 from rpo.physics.kinematics import AT_REST, WORLD, Components, Motion, Pose
 from rpo.physics.model import JointType, Model
 from rpo.physics.spatial import (
@@ -69,8 +69,11 @@ def tendon_forces(
     factors: Factors,
     coordinates: list[Scalar],
     velocities: list[Components],
+    drives: list[Components],
 ) -> list[Scalar]:
     """Force of all tendons on each group's joints; 0.0 where there is none.
+
+    What a servo of limited force and its control do together is clipped, as a real one saturates.
 
     Args:
         model: the robot.
@@ -78,6 +81,7 @@ def tendon_forces(
         factors: whose strengths scale what servos do.
         coordinates: of each group's joints, in the world; those of a free joint are not looked at.
         velocities: of each group's joints.
+        drives: force along each group's joints, of controls.
     """
     place = {
         row: (g, k)
@@ -90,7 +94,14 @@ def tendon_forces(
         used = [(place[int(row)], float(coefficients[row])) for row in np.flatnonzero(coefficients)]
         length = total(*(mul(c, _row(coordinates[g], k)) for (g, k), c in used))
         rate = total(*(mul(c, _row(velocities[g][0], k)) for (g, k), c in used))
-        force = mul(of_tendon(model, factors, t), tension(model.tendons, t, length, rate))
+        strength = of_tendon(model, factors, t)
+        force = mul(strength, tension(model.tendons, t, length, rate))
+        low, high = servo_limits(model, t)
+        if np.isfinite([low, high]).any():
+            (((g, k), c),) = used
+            drive = mul(1.0 / c, _row(drives[g][0], k))
+            allowed = jnp.maximum(add(drive, force), mul(strength, low))
+            force = sub(jnp.minimum(allowed, mul(strength, high)), drive)
         for where, c in used:
             forces[where] = add(forces.get(where, 0.0), mul(c, force))
     return [_gather(forces, g, group.size) for g, group in enumerate(groups)]

@@ -146,7 +146,7 @@ def test_episodes_of_the_chosen_step_stay_finite_and_slope_is_right(tmp_path: Pa
 def test_a_urdf_moves_by_its_efforts(tmp_path: Path) -> None:
     path = tmp_path / "cart.urdf"
     path.write_text(URDF.format(effort=5))
-    env = rpo.envs.make(str(path))
+    env = rpo.envs.make(str(path), joint_stiffness=0.0)
     assert isinstance(env, RobotFile)
     assert env.spec.action_names == ("elbow",) and env.model.nv == 7
     np.testing.assert_array_equal(env.description.forces(jnp.ones((1, 1)))[:, 0], [0] * 6 + [5])
@@ -157,8 +157,47 @@ def test_a_urdf_moves_by_its_efforts(tmp_path: Path) -> None:
     weak.write_text(URDF.format(effort=0))
     with pytest.raises(ValueError, match="has no actuators, and no effort limits"):
         rpo.envs.make(str(weak))
-    strong = rpo.envs.make(str(weak), strength=7.0)
+    strong = rpo.envs.make(str(weak), strength=7.0, joint_stiffness=0.0)
     assert isinstance(strong, RobotFile) and strong.description.action_scale.item() == 7
+
+
+def test_without_actuators_an_action_moves_the_target_of_a_servo(tmp_path: Path) -> None:
+    """As stiff as the effort, critically damped, and saturated at the effort."""
+    path = tmp_path / "cart.urdf"
+    path.write_text(URDF.format(effort=5))
+    env = rpo.envs.make(str(path))
+    assert isinstance(env, RobotFile) and env.spec.action_names == ("elbow",)
+    assert "1 action (servo target), " in env.summary()
+    tendons, actuators = env.model.tendons, env.model.actuators
+    assert tendons.stiffness == 5 and actuators.force_upper == 5 == -actuators.force_lower
+    # The base is a sphere of the same inertia: each half of the pair turns about the other.
+    inertia = 1 / (1 / 1 + 1 / 1)
+    np.testing.assert_allclose(tendons.damping, 2 * np.sqrt(5 * inertia))
+    np.testing.assert_allclose(env.description.forces(jnp.array([[0.5]]))[:, 0], [0] * 6 + [2.5])
+    fast = rpo.envs.make(str(path), joint_stiffness=1e6, control_frequency=100.0)
+    np.testing.assert_allclose(fast.model.tendons.stiffness, inertia * 100**2)
+    weak = tmp_path / "weak.urdf"
+    weak.write_text(URDF.format(effort=0))
+    assert rpo.envs.make(str(weak), strength=7.0).model.actuators.force_upper == 7
+
+
+def test_servos_hold_a_robot_where_it_starts(tmp_path: Path) -> None:
+    """Named or not, along slides too, where a span is half the range."""
+    path = tmp_path / "leg.xml"
+    slide = '<joint type="slide" range="-0.1 0.1" axis="0 0 1"/>'
+    other = f'<body>{slide}<geom size="0.05" mass="0.1" contype="0" conaffinity="0"/></body>'
+    path.write_text(ORIGIN.format(joint=f"<freejoint/>{other}", other=""))
+    env = rpo.envs.make(str(path), strength=50.0)
+    assert isinstance(env, RobotFile)
+    np.testing.assert_allclose(env.description.action_scale, 0.1)
+    held, limp = (rpo.envs.make(str(path), strength=50.0, joint_stiffness=k) for k in (1.0, 0.0))
+    places = []
+    for one in (held, limp):
+        state = one.reset(jax.random.key(0), 2)
+        for _ in range(20):
+            state, _ = one.step(state, jnp.zeros((2, 1)))
+        places.append(np.abs(np.asarray(state.physics.q[:, 7]) - env.description.start[7]).max())
+    assert places[0] < 0.01 < places[1]
 
 
 def test_links_of_a_urdf_may_touch_the_ground_only(tmp_path: Path) -> None:

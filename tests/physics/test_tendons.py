@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 
 import jax
@@ -116,6 +117,21 @@ def test_the_force_on_a_joint_is_limited_as_in_mujoco() -> None:
     assert_like_mujoco(arms(actuators, limited), control=True)
 
 
+def test_the_force_of_a_servo_is_limited_as_in_mujoco() -> None:
+    """By its own range, by the joint's, by both; with a gear that turns the range round."""
+    actuators = """<actuator>
+      <position name="left" joint="left" kp="30" kv="2" gear="-2" forcerange="-2 1"/>
+      <position name="right" joint="right" kp="30" forcerange="-4 9"/>
+      <velocity name="cart" joint="cart" kv="40" forcerange="-3 3"/></actuator>"""
+    xml = arms(actuators, 'actuatorfrcrange="-5 3"')
+    read = load_mjcf(xml).actuators
+    np.testing.assert_allclose(read.force_lower, [-1.5, -4, -3])
+    np.testing.assert_allclose(read.force_upper, [1, 3, 3])
+    ours = assert_like_mujoco(xml, control=True)
+    free = assert_like_mujoco(arms(re.sub(' forcerange="[^"]*"', "", actuators)), control=True)
+    assert relative_error(ours, free) > 0.1
+
+
 def test_disabled_actuators_do_nothing() -> None:
     off = '<option><flag actuation="disable"/></option>'
     servo = '<actuator><position joint="left" kp="30"/></actuator>'
@@ -223,8 +239,14 @@ def test_derivatives_through_tendons_are_those_of_the_step() -> None:
             "actuator 'm' is not supported: it has an activation of its own",
         ),
         (
-            '<actuator><position name="m" joint="left" kp="1" forcerange="-1 1"/></actuator>',
-            "actuator 'm' is not supported: the force of a servo cannot be limited",
+            FIXED.format("")
+            + '<actuator><position name="m" tendon="belt" kp="1" forcerange="-1 1"/></actuator>',
+            "actuator 'm' is not supported: the force of a servo on a tendon cannot be limited",
+        ),
+        (
+            '<actuator><position name="m" joint="left" kp="1" forcerange="-1 1"/>'
+            '<motor joint="left"/></actuator>',
+            "actuator 'm' is not supported: a servo of limited force must be alone on its joint",
         ),
         (
             '<actuator><general name="m" joint="left" biastype="affine" biasprm="0 1"/></actuator>',
