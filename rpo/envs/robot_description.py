@@ -127,6 +127,8 @@ def _read_description(path: str, reading: Reading, changed: int, size: int) -> D
         raise ValueError(f"{path}: link_contact is for URDFs; an MJCF has contype and conaffinity")
     model = _load(path, reading)
     spec = parse_description(path, urdf=urdf)
+    if urdf:  # the ground that `load_urdf` gives it, to be seen
+        spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     compiled = spec.compile()
     base = _base(path, model)
     names, coordinates, velocities = _joints(model, base)

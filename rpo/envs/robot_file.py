@@ -72,6 +72,8 @@ class RobotSettings(RandomizedSettings):
     """Cost of the mean squared action."""
     termination_height: float = 0.5
     """An episode terminates when the root is lower than this share of its height at the start."""
+    termination_upright: float = 0.5
+    """Or when the vertical component of what pointed up at the start is less; -1 for never."""
     start_joint_range: float = 0.05
     """Random start: joint coordinates, +-."""
     start_velocity_range: float = 0.05
@@ -84,7 +86,7 @@ class RobotSettings(RandomizedSettings):
             value, bound = getattr(self, name), largest.get(name, 1e9)
             if not (math.isfinite(value) and abs(value) <= bound):
                 raise ValueError(f"{name} is {value}, must be at most {bound:g}")
-            if value < 0 and name != "target_speed":
+            if value < 0 and name not in ("target_speed", "termination_upright"):
                 raise ValueError(f"{name} is {value}, must be at least 0")
         if self.episode_length < 1:
             raise ValueError("episode_length is 0, must be positive")
@@ -209,11 +211,12 @@ class RobotFile(RobotTask):
         return terms
 
     def is_terminal(self, state: RobotState) -> Bool[Array, " envs"]:
-        """The root is too low; never for a robot that does not stand."""
+        """The root is too low or tilted too far; never for a robot that does not stand."""
         if not self.description.stands:
             return jnp.zeros(len(state.q), bool)
         lowest = self.settings.termination_height * self.description.height
-        return self._root(state)[0] < lowest
+        height, turn, _, _ = self._root(state)
+        return (height < lowest) | (turn[2, 2] < self.settings.termination_upright)
 
     def _root(self, state: RobotState) -> tuple[Array, Array, Array, Array]:
         """Height (envs,), turn since the start (3, 3, envs), velocity and angular velocity (3,

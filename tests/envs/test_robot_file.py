@@ -117,6 +117,10 @@ def test_reward_is_largest_upright_at_the_target_speed(tmp_path: Path) -> None:
     np.testing.assert_allclose(observation[:, names.index("velocity_x")], [-2, 0, 3])
     assert not env.is_terminal(state).any()
     assert env.is_terminal(type(start)(q.at[:, 1].multiply(0.4), qd)).all()
+    tilted = type(start)(q.at[:, 2].set(jnp.array([0.0, 1.0, 1.1])), qd)
+    assert env.is_terminal(tilted).tolist() == [False, False, True]
+    never = robot(tmp_path, termination_upright=-1.0)
+    assert not never.is_terminal(type(start)(q.at[:, 2].set(3.0), qd)).any()
 
 
 def test_without_a_ground_nothing_falls(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_a_urdf_moves_by_its_efforts(tmp_path: Path) -> None:
     assert env.spec.action_names == ("elbow",) and env.model.nv == 7
     np.testing.assert_array_equal(env.description.forces(jnp.ones((1, 1)))[:, 0], [0] * 6 + [5])
     assert env.description.height == pytest.approx(0.3)
-    assert env.mjcf.lstrip().startswith("<mujoco")
+    assert env.mjcf.lstrip().startswith("<mujoco") and 'type="plane"' in env.mjcf
     path.write_text(URDF.format(effort=0))
     weak = tmp_path / "weak.urdf"
     weak.write_text(URDF.format(effort=0))
