@@ -18,12 +18,14 @@ from rpo.envs.randomization import scaled
 from rpo.envs.servos import servos_for
 from rpo.mirror import Mirror
 from rpo.physics.geoms import Floats
-from rpo.physics.mjcf import Change, load_mjcf, load_urdf, parse_description
+from rpo.physics.mjcf import Change, attempt, load_mjcf, load_urdf, parse_description
 from rpo.physics.model import JointType, Model
 from rpo.physics.stiffness import Rates, fastest_rates, in_world
 
 SINKING = 0.02
 """How deep one contact point that carries the robot is in the ground, over the root's height."""
+LOWEST = 1e-3
+"""Height of a root, m, below which it says nothing of the robot's size."""
 CORNERS = 4
 """Of a face: a box has so many, and the end of a cylinder so many points on which it stands."""
 
@@ -143,7 +145,8 @@ def _read_description(path: str, reading: Reading, changed: int, size: int) -> D
     if has_servos:
         effort = _efforts(path, compiled, velocities, reading.strength)
         of_joints = spec, compiled, start, names, list(velocities), effort
-        servos = servos_for(*of_joints, reading.joint_stiffness, 1.0 / frequency)
+        wishes = reading.joint_stiffness, 1.0 / frequency
+        servos = attempt(path, servos_for, *of_joints, *wishes)
         servos.add_to(spec)
         model, compiled = _load(path, reading, servos.add_to), spec.compile()
     actions = _actions(path, model, compiled, names, velocities, reading.strength)
@@ -157,16 +160,16 @@ def _read_description(path: str, reading: Reading, changed: int, size: int) -> D
         start=start,
         start_rotation=data.xmat[body].reshape(3, 3).copy(),
         height=height,
-        stands=bool(grounded and model.gravity[2] < 0 and height > 0),
+        stands=bool(grounded and model.gravity[2] < 0 and height > LOWEST),
         control_frequency=frequency,
         joint_names=names,
         joint_coordinates=coordinates,
         joint_velocities=velocities,
         has_servos=has_servos,
         **actions,
-        rates=fastest_rates(model, compiled, start),
+        rates=attempt(path, fastest_rates, model, compiled, start),
     )
-    return dataclasses.replace(description, mirror=_mirror(description, compiled))
+    return dataclasses.replace(description, mirror=attempt(path, _mirror, description, compiled))
 
 
 def _load(path: str, reading: Reading, change: Change | None = None) -> Model:
@@ -226,7 +229,7 @@ def _with_own_contact(model: Model, compiled: mujoco.MjModel, height: float) -> 
     """
     names = {compiled.numeric(k).name for k in range(compiled.nnumeric)}
     weight = float(compiled.body_mass.sum() * np.linalg.norm(model.gravity))
-    if not weight or not height > 0:
+    if not weight or not height > LOWEST:
         return model
     stiffness = weight / (SINKING * height)
     changes: dict[str, Any] = {}
@@ -309,10 +312,12 @@ def _efforts(
     path: str, compiled: mujoco.MjModel, velocities: tuple[int, ...], strength: float
 ) -> Floats:
     """Largest force of each joint that is pushed."""
+    if not velocities:
+        raise ValueError(f"{path}: nothing can be moved: there is no joint besides the root's")
     joints = compiled.dof_jntid[list(velocities)]
     efforts = compiled.jnt_actfrcrange[joints, 1] * compiled.jnt_actfrclimited[joints]
     scale: Floats = np.where(efforts > 0, efforts, strength)
-    if not len(scale) or not scale.all():
+    if not scale.all():
         raise ValueError(
             f"{path} has no actuators, and no effort limits that could stand for them; say how "
             "strong its joints are (strength)"

@@ -94,7 +94,7 @@ def load_mjcf(
     label, spec = _parse(source)
     if change is not None:
         change(spec)
-    model = _attempt(label, spec.compile)
+    model = attempt(label, spec.compile)
     return _finish(label, model, inertia, None, name or spec.modelname)
 
 
@@ -146,7 +146,7 @@ def load_urdf(
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     if change is not None:
         change(spec)
-    model = _attempt(label, spec.compile)
+    model = attempt(label, spec.compile)
     plane = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
     welded = (model.body_weldid[model.geom_bodyid] == 0) & ~plane
     model.geom_contype[welded] = model.geom_conaffinity[welded] = 0
@@ -188,9 +188,9 @@ def _parse(
     elif not exists(text):
         shown = repr(text) if len(text) < 200 else f"{text[:100]!r}..."
         raise FileNotFoundError(f"{shown}: no such robot description")
-    _attempt(label, check_text, text)
-    spec = _attempt(label, read, text)
-    _attempt(label, check_spec, spec)
+    attempt(label, check_text, text)
+    spec = attempt(label, read, text)
+    attempt(label, check_spec, spec)
     if urdf:
         spec.compiler.fusestatic = False  # the merge is done here, with all names still known
         root = spec.worldbody.first_body()
@@ -199,7 +199,7 @@ def _parse(
     return label, spec
 
 
-def _attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:
+def attempt(label: str, call: Callable[..., Any], *arguments: Any) -> Any:
     """Call MuJoCo; errors become one line, warnings Python's (MuJoCo would write a log file)."""
     messages: list[str] = []
     mujoco.set_mju_user_warning(messages.append)

@@ -59,6 +59,9 @@ def fastest_rates(model: Model, compiled: mujoco.MjModel, q: Floats) -> Rates:
         model: the robot.
         compiled: MuJoCo's model of the same description, which gives the Jacobians.
         q: coordinates (nq,).
+
+    Raises:
+        ValueError: in one line, if the mass matrix has no inverse in double precision.
     """
     data = mujoco.MjData(compiled)
     data.qpos = q
@@ -66,7 +69,12 @@ def fastest_rates(model: Model, compiled: mujoco.MjModel, q: Floats) -> Rates:
     inertia = np.zeros((model.nv, model.nv))
     for row, unit in zip(inertia, np.eye(model.nv), strict=True):
         mujoco.mj_mulM(compiled, data, row, unit)
-    root = np.linalg.inv(np.linalg.cholesky(inertia))
+    try:
+        root = np.linalg.inv(np.linalg.cholesky(inertia))
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            "its mass matrix has no inverse: some link is far too light beside the others"
+        ) from None
     stiffness, damping = _of_joints(model)
     for spring, damper in (*_of_ground(model, data, root), *_of_pairs(model, data)):
         stiffness += spring

@@ -14,6 +14,7 @@ import rpo.envs
 from rpo.envs.gradient_check import check_gradients
 from rpo.envs.robot_file import RobotFile, RobotSettings
 from rpo.errors import RunError
+from rpo.physics.mjcf_numbers import ContactMaterial
 from rpo.training import Run, SettingsError, load_policy
 from rpo.training.origin import settings_from
 from rpo.training.policy_file import write_policy_file
@@ -235,7 +236,7 @@ def test_links_of_a_urdf_may_touch_the_ground_only(tmp_path: Path) -> None:
             '<body name="box" pos="9 0 1"><freejoint/><geom size="1"/></body>',
             "has one root, this has 'ball', 'box'",
         ),
-        ("<freejoint/>", "", "has no actuators"),
+        ("<freejoint/>", "", "no joint besides the root's"),
         ('<joint type="ball"/>', "", "ball joints are not supported"),
     ],
 )
@@ -258,6 +259,29 @@ def test_a_description_is_a_task_by_its_path(tmp_path: Path) -> None:
         resolve(path, settings={"targetspeed": 3.0})
     with pytest.raises(ValueError, match="termination_height is -1"):
         RobotSettings(termination_height=-1.0)
+
+
+def test_figures_that_leave_nothing_to_train_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And MuJoCo's own log of them is not left in the user's directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "cart.urdf"
+    link, arm = URDF.split('<link name="arm">')
+    path.write_text(link + "</robot>")
+    with pytest.raises(ValueError, match="there is no joint besides the root's"):
+        rpo.envs.make(str(path), strength=1.0)
+    far = arm.replace("<inertial>", '<inertial><origin xyz="1e6 0 0"/>', 1)
+    light = link.replace('value="2"', 'value="1e-6"').replace('"1"', '"1e-6"')
+    path.write_text(f'{light}<link name="arm">{far}'.format(effort=1))
+    told = pytest.raises(ValueError, match=r"cart\.urdf: its mass matrix has no inverse")
+    with told, pytest.warns(UserWarning, match="singular"):
+        rpo.envs.make(str(path))
+    path.write_text(URDF.replace('radius="0.3"', 'radius="1e-300"').format(effort=1))
+    env = rpo.envs.make(str(path))  # a robot without a height has contact as others have it
+    assert isinstance(env, RobotFile) and not env.description.stands
+    np.testing.assert_array_equal(env.model.contact_stiffness, ContactMaterial().contact_stiffness)
+    assert [file.name for file in tmp_path.iterdir()] == ["cart.urdf"]
 
 
 def test_a_run_finds_its_description_again_and_knows_another(tmp_path: Path, monkeypatch) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from rpo.envs import EnvSpec
+from rpo.envs.robot_file import RobotFile, RobotSettings
 from rpo.errors import RunError, SettingsError
 from rpo.physics.mjcf import load_mjcf, load_urdf
 from rpo.physics.model import Model
@@ -112,13 +113,33 @@ def _peak() -> int:
 
 def robot(xml: str) -> None:
     """An MJCF text becomes a model of finite numbers, or a `ValueError`."""
-    _require_sound(judged("mjcf", lambda: load_mjcf(xml), (ValueError, FileNotFoundError)))
+    model = judged("mjcf", lambda: load_mjcf(xml), (ValueError, FileNotFoundError))
+    _require_sound(model)
+    if model is not None:
+        _trained(xml, "xml")
 
 
 def urdf_robot(xml: str, floating: bool) -> None:
     """The same for URDF."""
     call = lambda: load_urdf(xml, floating_base=floating)  # noqa: E731
-    _require_sound(judged("urdf", call, (ValueError, FileNotFoundError)))
+    model = judged("urdf", call, (ValueError, FileNotFoundError))
+    _require_sound(model)
+    if model is not None:
+        _trained(xml, "urdf")
+
+
+def _trained(xml: str, suffix: str) -> None:
+    """What can be simulated can be trained (with servos where it has no actuators), or it is told
+    in one line why it cannot."""
+    with tempfile.NamedTemporaryFile("w", suffix=f".{suffix}") as file:
+        file.write(xml)
+        file.flush()
+        call = lambda: RobotFile(file.name, RobotSettings(strength=1.0))  # noqa: E731
+        env = judged(f"{suffix} trained", call, (ValueError,))
+    if env is not None:
+        _require_sound(env.model)
+        if not np.isfinite(env.description.action_scale).all():
+            raise BrokenPromiseError("an action has no finite scale")
 
 
 def _require_sound(model: Model | None) -> None:
