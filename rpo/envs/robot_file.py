@@ -2,9 +2,10 @@
 
 The robot must have a free root, or a planar one (slides, then hinges, of the first body).
 Everything else follows from the description: the start is its first keyframe, or its rest pose put
-on the ground; actions are the controls of its actuators, scaled to their ranges; how often it acts
-and how finely a step is cut follow from its size and from its stiffest spring, and so does contact
-if the description says nothing about it.
+on the ground; actions are the controls of its actuators, scaled to their ranges, or the targets of
+servos that are put in their place (`rpo.envs.servos`); how often it acts and how finely a step is
+cut follow from its size and from its stiffest spring, and so does contact if the description says
+nothing about it.
 """
 
 from __future__ import annotations
