@@ -33,7 +33,8 @@ if os.environ.get("RPO_TESTS_OPTIMIZE", "0") == "0":
         os.environ["XLA_FLAGS"] = flags.strip()
 
 LONGEST = """
-show/test_view training/test_processes algorithms/test_lowering training/test_resume
+show/test_view reproduce/test_ray training/test_processes training/test_resume
+envs/test_randomization algorithms/test_lowering
 algorithms/test_action_gradients algorithms/test_probes physics/test_step envs/test_locomotion
 physics/test_pairs training/test_cli
 algorithms/test_devices training/test_candidates benchmarks/test_parity show/test_details

@@ -44,43 +44,54 @@ def _double_precision():
 @functools.cache
 def prepared(algorithm, env=ENV):
     """A state with observation statistics unlike the identity, and its rollout and batch."""
-    state = jax.jit(lambda key: algorithm.init(env, key))(jax.random.PRNGKey(3))
-    data = 1 + 2 * jax.random.normal(jax.random.PRNGKey(4), (50, env.spec.observation_size))
-    state = dataclasses.replace(state, normalizer=state.normalizer.update(data))
     key = jax.random.PRNGKey(5)
-    rollout = jax.jit(lambda s: algorithm.rollout(env, s, key))(state)
-    observation = state.normalizer(rollout.segment.observation)
-    return state, rollout, make_actor_batch(rollout, observation, DISCOUNT), key
+
+    @jax.jit
+    def prepare():
+        state = algorithm.init(env, jax.random.PRNGKey(3))
+        data = 1 + 2 * jax.random.normal(jax.random.PRNGKey(4), (50, env.spec.observation_size))
+        state = dataclasses.replace(state, normalizer=state.normalizer.update(data))
+        rollout = algorithm.rollout(env, state, key)
+        observation = state.normalizer(rollout.segment.observation)
+        return state, rollout, make_actor_batch(rollout, observation, DISCOUNT)
+
+    return *prepare(), key
 
 
 def reference_returns(env, state, policy, key, perturbation, coefficient):
-    """Each environment's return by a plain loop over time."""
+    """Each environment's return by a plain loop over time, and its rewards."""
     keys = environment_keys(key, jnp.arange(ENVS))
     noise = environment_noise(keys, (2, HORIZON, env.spec.action_size))
-    env_state = state.environments.state
-    total, weight = jnp.zeros(ENVS), jnp.ones(ENVS)
 
     def value(observation):
         normalized = state.normalizer(observation)
         return sum(member(normalized)[:, 0] for member in state.critics.networks.members) / 2
 
-    for t in range(HORIZON):
+    def one(carried, step):
+        env_state, total, weight = carried
+        noise, fresh_noise, moved, last = step
         distribution = policy(state.normalizer(env_state.observation))
-        u = distribution.mean + jnp.exp(distribution.log_std) * noise[0, t] + perturbation[t]
-        fresh = distribution.mean + jnp.exp(distribution.log_std) * noise[1, t]
-        log_density = jax.scipy.stats.norm.logpdf(
-            fresh, distribution.mean, jnp.exp(distribution.log_std)
-        ) - jnp.log(1 - jnp.tanh(fresh) ** 2)
+        std = jnp.exp(distribution.log_std)
+        u = distribution.mean + std * noise + moved
+        fresh = distribution.mean + std * fresh_noise
+        log_density = jax.scipy.stats.norm.logpdf(fresh, distribution.mean, std) - jnp.log(
+            1 - jnp.tanh(fresh) ** 2
+        )
         target = env.spec.action_size / 2
         bonus = (-log_density.sum(-1) + target) / (2 * target)
         env_state, transition = env.step(env_state, jnp.tanh(u))
         total += weight * (transition.reward + coefficient * bonus)
         weight *= DISCOUNT
         final = value(transition.final_observation)
-        cut = transition.truncated if t < HORIZON - 1 else ~transition.terminated
+        cut = jnp.where(last, ~transition.terminated, transition.truncated)
         total += jnp.where(cut, weight * final, 0)
         weight = jnp.where(transition.terminated | transition.truncated, 1.0, weight)
-    return total
+        return (env_state, total, weight), transition.reward
+
+    last = np.arange(HORIZON) == HORIZON - 1
+    start = state.environments.state, jnp.zeros(ENVS), jnp.ones(ENVS)
+    (_, total, _), rewards = jax.lax.scan(one, start, (*noise, perturbation, last))
+    return total, rewards
 
 
 def parameters_of(tree):
@@ -92,36 +103,38 @@ def surrogate_gradient(loss, policy, batch):
     return parameters_of(gradient(policy, batch))
 
 
-def bptt_gradient(env, state, key, coefficient):
+@functools.cache
+def reference_gradients(algorithm, coefficient):
+    """Gradients of the summed returns by the policy and by the perturbation of the actions."""
+    state, rollout, _, key = prepared(algorithm)
+
+    def objective(policy, perturbation):
+        return reference_returns(ENV, state, policy, key, perturbation, coefficient)[0].sum()
+
+    zero = np.zeros_like(rollout.action_gradient)
+    return jax.jit(jax.grad(objective, argnums=(0, 1)))(state.policy, zero)
+
+
+def bptt_gradient(algorithm, coefficient):
     """Gradient of the mean return per step with respect to the policy's parameters."""
-
-    def objective(policy):
-        zero = jnp.zeros((HORIZON, ENVS, env.spec.action_size))
-        returns = reference_returns(env, state, policy, key, zero, coefficient)
-        return returns.mean() / HORIZON
-
-    return parameters_of(jax.jit(jax.grad(objective))(state.policy))
+    return parameters_of(reference_gradients(algorithm, coefficient)[0]) / (ENVS * HORIZON)
 
 
 def test_cached_action_gradients_equal_direct_differentiation():
-    state, rollout, _, key = prepared(RPO_ONE_EPOCH)
-    segment = rollout.segment
+    _, rollout, _, _ = prepared(RPO_ONE_EPOCH)
     # the case must hold every kind of episode end, or it would test less than it says
-    assert bool(segment.terminated.any())
-    assert bool(segment.truncated.any())
+    assert np.any(rollout.segment.terminated)
+    assert np.any(rollout.segment.truncated)
 
-    zero = jnp.zeros_like(rollout.action_gradient)
-    direct = jax.jit(
-        jax.grad(lambda p: reference_returns(ENV, state, state.policy, key, p, ALPHA).sum())
-    )(zero)
+    direct = reference_gradients(RPO_ONE_EPOCH, ALPHA)[1]
     np.testing.assert_allclose(rollout.action_gradient, direct, rtol=1e-9, atol=1e-12)
-    assert float(jnp.abs(direct).max()) > 0.1
+    assert np.abs(direct).max() > 0.1
 
 
 def test_one_epoch_of_rpo_is_the_bptt_gradient_and_that_of_sapo_at_a_fixed_temperature():
     sapo = SAPO(SAPOConfig(**SMALL, initial_temperature=ALPHA, temperature_learning_rate=0.0))
-    state, _, batch, key = prepared(RPO_ONE_EPOCH)
-    expected = bptt_gradient(ENV, state, key, ALPHA)
+    state, _, batch, _ = prepared(RPO_ONE_EPOCH)
+    expected = bptt_gradient(RPO_ONE_EPOCH, ALPHA)
     from_rpo = -surrogate_gradient(RPO_ONE_EPOCH.loss, state.policy, batch)
     np.testing.assert_allclose(from_rpo, expected, rtol=1e-8, atol=1e-11)
 
@@ -134,8 +147,8 @@ def test_one_epoch_of_rpo_is_the_bptt_gradient_and_that_of_sapo_at_a_fixed_tempe
 @nightly
 def test_without_entropy_the_surrogate_alone_is_the_bptt_gradient_and_that_of_shac():
     shac = SHAC(SHACConfig(**SMALL))
-    state, _, batch, key = prepared(shac)
-    expected = bptt_gradient(ENV, state, key, 0.0)
+    state, _, batch, _ = prepared(shac)
+    expected = bptt_gradient(shac, 0.0)
     rpo = RPO(RPOConfig(**SMALL, entropy_coefficient=0.0))
     from_rpo = -surrogate_gradient(rpo.loss, state.policy, batch)
     np.testing.assert_allclose(from_rpo, expected, rtol=1e-8, atol=1e-11)
@@ -154,22 +167,16 @@ def test_results_do_not_depend_on_the_block_size():
 
 def test_no_gradient_crosses_an_episode_end():
     state, rollout, _, key = prepared(RPO_ONE_EPOCH)
-    ended = rollout.segment.terminated | rollout.segment.truncated
-    step, index = (int(i[0]) for i in jnp.nonzero(ended[:-1]))
+    ended = np.asarray(rollout.segment.terminated | rollout.segment.truncated)
+    step, index = (int(i[0]) for i in np.nonzero(ended[:-1]))
+    assert step + 1 < HORIZON
 
     def rewards_after(perturbation):
-        keys = environment_keys(key, jnp.arange(ENVS))
-        noise = environment_noise(keys, (2, HORIZON, 2))
-        env_state, late = state.environments.state, 0.0
-        for t in range(HORIZON):
-            distribution = state.policy(state.normalizer(env_state.observation))
-            action = jnp.tanh(distribution.sample(noise[0, t]) + perturbation[t])
-            env_state, transition = ENV.step(env_state, action)
-            late += transition.reward[index] * (t > step)
-        return late
+        rewards = reference_returns(ENV, state, state.policy, key, perturbation, 0.0)[1]
+        return rewards[step + 1 :, index].sum()
 
-    gradient = jax.jit(jax.grad(rewards_after))(jnp.zeros((HORIZON, ENVS, 2)))
-    assert float(jnp.abs(gradient[step + 1 :, index]).max()) > 0
+    gradient = np.asarray(jax.jit(jax.grad(rewards_after))(np.zeros((HORIZON, ENVS, 2))))
+    assert np.abs(gradient[step + 1 :, index]).max() > 0
     np.testing.assert_array_equal(gradient[: step + 1, index], 0)
 
 
@@ -188,15 +195,21 @@ def test_a_diverging_environment_loses_its_gradient_and_leaves_the_others_theirs
 
 def test_regenerated_actions_are_the_recorded_ones():
     state, rollout, batch, _ = prepared(RPO_ONE_EPOCH)
-    other = TanhGaussianPolicy(3, 2, (8,), jax.random.key(77))
-    distribution: Gaussian = other(batch.observation)
-    regenerated = distribution.sample(distribution.noise_of(batch.action))
+
+    @jax.jit
+    def regenerate(state, batch):
+        other = TanhGaussianPolicy(3, 2, (8,), jax.random.key(77))
+        distribution: Gaussian = other(batch.observation)
+        keys = environment_keys(jax.random.PRNGKey(5), jnp.arange(ENVS))
+        return (
+            distribution.sample(distribution.noise_of(batch.action)),
+            state.policy(batch.observation).noise_of(batch.action),
+            environment_noise(keys, (2, HORIZON, 2))[0],
+        )
+
+    regenerated, same, noise = regenerate(state, batch)
     np.testing.assert_allclose(regenerated, rollout.segment.action, rtol=1e-9, atol=1e-10)
     # the recorded noise is recovered by the policy that acted
-    same = state.policy(batch.observation).noise_of(batch.action)
-    noise = environment_noise(
-        environment_keys(jax.random.PRNGKey(5), jnp.arange(ENVS)), (2, HORIZON, 2)
-    )[0]
     np.testing.assert_allclose(same, noise, rtol=1e-8, atol=1e-9)
 
 

@@ -13,7 +13,7 @@ from rpo.algorithms import GIPPO, GIPPOConfig
 from rpo.algorithms.alpha_policy import AdvantageBatch, fit_alpha_policy
 from rpo.algorithms.devices import environment_keys, environment_noise
 from rpo.algorithms.gippo import AlphaState, volume_ratio
-from rpo.nets import Gaussian, Normalizer, new_normalizer
+from rpo.nets import Gaussian, Normalizer
 from tests.algorithms.probe_environments import Wanderer
 from tests.marks import nightly
 
@@ -106,37 +106,44 @@ def test_one_backward_pass_gives_the_advantage_gradient_of_every_step():
 
 
 def test_volume_ratio_is_the_product_over_dimensions():
-    old = Gaussian(jnp.zeros((1, 3)), jnp.log(jnp.array([[1.0, 2.0, 0.5]])))
-    new = Gaussian(jnp.ones((1, 3)), jnp.log(jnp.array([[1.5, 1.6, 0.25]])))
-    np.testing.assert_allclose(volume_ratio(new, old), [1.5 * 0.8 * 0.5])
+    old = Gaussian(np.zeros((1, 3)), np.log([[1.0, 2.0, 0.5]]))
+    new = Gaussian(np.ones((1, 3)), np.log([[1.5, 1.6, 0.25]]))
+    np.testing.assert_allclose(jax.jit(volume_ratio)(new, old), [1.5 * 0.8 * 0.5])
 
 
 def constructed(ratios, advantages=None, volumes=None):
     """Samples with the given density ratios (of means 1 and 0, std 1) and, second, volumes.
 
     A second action dimension at its mean holds the volume; its density ratio 1 / volume is undone
-    by the first dimension.
+    by the first dimension. In NumPy, which compiles nothing.
     """
-    ratios = jnp.asarray(ratios)[None]
-    volumes = jnp.ones_like(ratios) if volumes is None else jnp.asarray(volumes)[None]
-    zero = jnp.zeros((*ratios.shape, 2))
-    first = jnp.log(ratios * volumes) + 0.5  # log ratio of the first dimension: u - 1/2
+    ratios = np.asarray(ratios)[None]
+    volumes = np.ones_like(ratios) if volumes is None else np.asarray(volumes)[None]
+    zero, one = np.zeros_like(ratios), np.ones_like(ratios)
+    pairs = np.zeros((*ratios.shape, 2))
+    first = np.log(ratios * volumes) + 0.5  # log ratio of the first dimension: u - 1/2
     batch = AdvantageBatch(
-        observation=zero,
-        action=zero.at[..., 0].set(first),
-        old=Gaussian(zero, zero),
-        advantage=jnp.ones_like(ratios) if advantages is None else jnp.asarray(advantages)[None],
-        gradient=zero,
+        observation=pairs,
+        action=np.stack([first, zero], axis=-1),
+        old=Gaussian(pairs, pairs),
+        advantage=one if advantages is None else np.asarray(advantages)[None],
+        gradient=pairs,
     )
-    return batch, Gaussian(zero.at[..., 0].set(1.0), zero.at[..., 1].set(jnp.log(volumes)))
+    return batch, Gaussian(np.stack([one, zero], -1), np.stack([zero, np.log(volumes)], -1))
 
 
-def adapted(batch, new, *, alpha=0.5, gains=None, failed=False, scale=1.0, **settings):
+UNKNOWN = Normalizer(np.zeros(1), np.ones(1), np.array(0.0))
+"""What is known of the gains before the first."""
+
+adapt = jax.jit(lambda algorithm, *given: algorithm.adapt(*given))
+"""One program for all cases of equally many samples."""
+
+
+def adapted(batch, new, *, alpha=0.5, gains=UNKNOWN, failed=False, scale=1.0, **settings):
     settings = {"max_out_of_range": 0.5, "clip": 0.2, "alpha_interval": 0.4} | settings
+    before = AlphaState(np.array(alpha), gains, np.array(scale), None)
     algorithm = GIPPO(GIPPOConfig(**settings))
-    gains = new_normalizer(1) if gains is None else gains
-    before = AlphaState(jnp.array(alpha), gains, jnp.array(scale), None)
-    state, metrics = algorithm.adapt(before, batch, new, jnp.array(failed))
+    state, metrics = jax.device_get(adapt(algorithm, before, batch, new, np.array(failed)))
     return float(state.alpha), state, metrics
 
 
@@ -203,7 +210,7 @@ def test_bias_test_by_the_predicted_gain(advantages, earlier, expected):
     They take this one in, but it is judged by those before it.
     """
     mean, variance, count = earlier
-    gains = Normalizer(jnp.array([mean]), jnp.array([variance]), jnp.array(float(count)))
+    gains = Normalizer(np.array([mean]), np.array([variance]), np.array(float(count)))
     alpha, state, metrics = adapted(*constructed([1.1, 0.9], advantages), gains=gains)
     np.testing.assert_allclose(alpha, expected, rtol=1e-12)
     gain = 0.1 * (advantages[0] - advantages[1])
@@ -326,7 +333,7 @@ def test_skipped_steps_of_both_phases_are_counted_together():
 
 
 def test_an_update_keeps_its_alpha_and_reports():
-    state = jax.jit(lambda key: SMALL.init(ENV, key))(jax.random.PRNGKey(0))
+    state = jax.jit(lambda: SMALL.init(ENV, jax.random.PRNGKey(0)))()
     update = jax.jit(lambda s: SMALL.update(ENV, s))
     after, metrics = update(state)
     passed = (

@@ -12,6 +12,8 @@ from rpo.envs import EnvSpec, EnvState, EpisodicEnv, Randomization, Transition
 from rpo.envs.randomization import scaled
 from rpo.physics.factors import Factors
 
+Actions = np.ndarray | jax.Array
+
 LENGTH = 6
 """Steps of an episode."""
 
@@ -53,9 +55,26 @@ def cart(**settings) -> Cart:
     return Cart(randomization=Randomization(**settings))
 
 
-def run(env: EpisodicEnv, state: EnvState, actions: jax.Array) -> tuple[EnvState, Transition]:
+@jax.jit
+def _stepped(env, state, actions):
+    def one(state, action):
+        after, transition = env.step(state, action)
+        return after, (transition, after)
+
+    end, (transitions, states) = lax.scan(one, state, actions)
+    return end, transitions, states
+
+
+def run(env: EpisodicEnv, state: EnvState, actions: Actions) -> tuple[EnvState, Transition]:
     """Steps through actions (steps, envs, A); transitions lead with the steps."""
-    return jax.jit(lambda s, a: lax.scan(env.step, s, a))(state, actions)
+    end, transitions, _ = _stepped(env, state, actions)
+    return end, transitions
+
+
+def history(env: EpisodicEnv, state: EnvState, actions: Actions) -> tuple[EnvState, Transition]:
+    """The same, and the state after every step: `run`'s program."""
+    _, transitions, states = _stepped(env, state, actions)
+    return states, transitions
 
 
 def leaves_equal(first, second) -> bool:
@@ -63,5 +82,6 @@ def leaves_equal(first, second) -> bool:
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def random_actions(steps: int, envs: int, size: int = 2) -> jax.Array:
-    return jax.random.uniform(jax.random.key(8), (steps, envs, size), minval=-1.0, maxval=1.0)
+def random_actions(steps: int, envs: int, size: int = 2) -> np.ndarray:
+    draws = np.random.default_rng(8).uniform(-1.0, 1.0, (steps, envs, size))
+    return draws.astype(np.float32)

@@ -62,7 +62,23 @@ def assert_same(model, settings, q, qd, *, tolerance: float, **options) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("make", rest_nightly([planar, quadruped]))
+def limited() -> Model:
+    """The planar robot with everything a joint can have, which its small states reach."""
+    return planar(
+        limit_lower=-0.2,
+        limit_upper=0.2,
+        limit_stiffness=50.0,
+        limit_damping=2.0,
+        limit_damping_beyond=3.0,
+        damping=0.5,
+        stiffness=4.0,
+        spring_target=0.1,
+        frictionloss=0.3,
+        frictionloss_speed=0.1,
+    )
+
+
+@pytest.mark.parametrize("make", rest_nightly([limited, quadruped, planar]))
 @pytest.mark.parametrize("interval", rest_nightly([2, 1, 4]))
 def test_in_double_precision_it_is_the_same_step_and_derivative(make, interval: int) -> None:
     model = make()
@@ -72,13 +88,18 @@ def test_in_double_precision_it_is_the_same_step_and_derivative(make, interval: 
         assert_same(model, settings, q, qd, block=2, interpret=True, tolerance=1e-12)
 
 
-@pytest.mark.parametrize("task", rest_nightly(TASKS))
+@pytest.mark.parametrize("task", rest_nightly(["limited", *TASKS]))
 def test_every_robot_in_several_blocks(task: str) -> None:
     """In single precision it is as close to double precision as the plain program is.
 
     That is 3e-5 of the largest number for the humanoid, whose hands are light, and 1e-6 for others.
+    Every time on the small robot, whose program in double precision the test above has compiled.
     """
-    model, settings, q, qd = start(task, 3)
+    if task == "limited":
+        model, settings = limited(), SETTINGS
+        q, qd = (x.astype(np.float32) for x in random_state(model, 3))
+    else:
+        model, settings, q, qd = start(task, 3)
     plain = functools.partial(control_step, model, settings)
     kernel = functools.partial(kernel_step, model, settings, block=2, interpret=True)
     single = [step_and_transpose(step, jnp.asarray(q), jnp.asarray(qd)) for step in (kernel, plain)]
