@@ -53,6 +53,16 @@ def compared(small_world: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     return make_plan("three", tmp_path, budget="tiny", tasks=[PENDULUM])
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty pictures, for tests that do not look at them: drawing one takes a second."""
+
+    def blank(figure: Figure, path: Path, **_: object) -> None:
+        path.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    monkeypatch.setattr(Figure, "savefig", blank)
+
+
 def written(plan: Plan) -> dict[str, Run]:
     rpo, shac, _ = plan.cells
     ratios = {f"ratio_max_epoch_{m}": float(m) for m in range(1, 5)}
@@ -62,6 +72,7 @@ def written(plan: Plan) -> dict[str, Run]:
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_from_known_runs(compared: Plan) -> None:
     finished = written(compared)
     write_report(compared, finished, {compared.cells[2].name: "it | broke"})
@@ -86,6 +97,7 @@ def test_tables_from_known_runs(compared: Plan) -> None:
     assert overall[2:] == [*["0.400 (0.333 to 0.467)"] * 2, "1.00 (1.00 to 1.00)"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_csv_from_known_runs(compared: Plan) -> None:
     write_report(compared, written(compared), {})
     with (compared.report / "table.csv").open(newline="") as file:
@@ -120,6 +132,7 @@ def test_damaged_results_are_named(compared: Plan) -> None:
             rows_of(compared, finished)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_shows_neither_interval_nor_deviation(small_world: None, tmp_path: Path) -> None:
     plan = make_plan("pair", tmp_path, budget="tiny", tasks=[PENDULUM], seeds=1)
     finished = {cell.name: write_run(cell, scores(5.0)) for cell in plan.cells}
@@ -229,6 +242,7 @@ def test_page_holds_everything_by_itself(compared: Plan) -> None:
     ElementTree.parse(compared.report / "figure.svg")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_page_shows_every_target_in_the_papers_order(
     compared: Plan, small_world: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
