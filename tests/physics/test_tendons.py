@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from rpo.physics.factors import NOMINAL, Factors
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.step import StepSettings, control_step
 from tests.eager import eagerly
@@ -130,6 +131,23 @@ def test_the_force_of_a_servo_is_limited_as_in_mujoco() -> None:
     ours = assert_like_mujoco(xml, control=True)
     free = assert_like_mujoco(arms(re.sub(' forcerange="[^"]*"', "", actuators)), control=True)
     assert relative_error(ours, free) > 0.1
+
+
+def test_a_weaker_servo_saturates_earlier() -> None:
+    """Half the strength is half the gain, stiffness, damping and limit."""
+    servo = """<actuator><position name="m" joint="left" kp="{}" kv="{}"
+      forcerange="-{} {}"/></actuator>"""
+    whole, half = (load_mjcf(arms(servo.format(*x))) for x in ((30, 2, 4, 4), (15, 1, 2, 2)))
+    settings = StepSettings(control_dt=1e-3, substeps=1, mass_matrix_interval=1)
+    q, qd = (jnp.asarray(x).T for x in random_states(whole, 5, seed=3))
+    control, strength = jnp.full((1, 5), 0.4), jnp.full((1, 5), 0.5)
+    moved = []
+    for model, factors in ((whole, Factors(strength=strength)), (half, NOMINAL), (whole, NOMINAL)):
+        force = model.actuators.forces(control, factors.strength)
+        step = eagerly(functools.partial(control_step, model, settings))
+        moved.append(np.asarray(step(q, qd, force, factors)[1]))
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-12, atol=1e-12)
+    assert np.abs(moved[0] - moved[2]).max() > 1e-4
 
 
 def test_disabled_actuators_do_nothing() -> None:
