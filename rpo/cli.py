@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     warnings.showwarning = _show_warning
     try:
+        runtime.collect_garbage_rarely()
         runtime.configure()
         with running(["rpo", *words]):
             return _dispatch(words)

@@ -4,6 +4,8 @@ Compiling takes most of the time here. One cache of compiled programs lives as l
 the tests and serves all its workers and child processes. Unless `RPO_TESTS_OPTIMIZE=1` asks for the
 programs as users get them, XLA leaves its expensive passes out, and writes the code of fused loops
 by its older generator: a step then compiles in 40% of the time, RPO's iteration in a quarter.
+Of what is left a third is tracing, which makes millions of objects that stay: Python's garbage
+collector, as it comes, would look at them again and again (a sixth of some files' time).
 
 Workers take whole files. Those that take longest come first, lest one is left over for the end.
 """
@@ -54,6 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     (`--no-loadscope-reorder` in pyproject.toml; by itself it would begin with the files that have
     the most tests.)
     """
+    from rpo.runtime import collect_garbage_rarely  # it starts JAX, which must see what is set here
+
+    collect_garbage_rarely()
     here = Path(__file__).parent
     place = {(here / f"{name}.py"): k for k, name in enumerate(LONGEST.split())}
     items.sort(key=lambda item: place.get(item.path, len(place)))

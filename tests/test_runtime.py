@@ -100,6 +100,13 @@ def test_a_backend_that_already_runs_is_reported_not_changed() -> None:
     assert result.stdout.strip().endswith(" 1")
 
 
+def test_a_command_collects_garbage_rarely_and_a_library_leaves_that_alone() -> None:
+    code = "import gc, rpo, rpo.cli; a = gc.get_threshold(); rpo.cli.main(['algorithms'])"
+    result = python(f"{code}; print(a[0], gc.get_threshold()[0], gc.get_freeze_count() > 10_000)")
+    before, after, frozen = result.stdout.splitlines()[-1].split()
+    assert before in ("700", "2000") and int(after) > 100_000 and frozen == "True"
+
+
 @nightly
 def test_the_fusion_option_still_makes_the_physics_several_times_faster() -> None:
     """Notices a jaxlib that drops the option, or no longer needs it."""
