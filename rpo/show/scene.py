@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import os
 import platform
 import subprocess
@@ -259,7 +261,10 @@ def choose_opengl() -> None:
     """
     from mujoco.rendering.classic import gl_context
 
-    if platform.system() != "Linux" or os.environ.get("MUJOCO_GL"):
+    if platform.system() != "Linux":
+        return
+    _before_mesa()
+    if os.environ.get("MUJOCO_GL"):
         return
     egl, osmesa = _loads("libEGL.so.1", "libGL.so.1"), _loads("libOSMesa.so.8", "libOSMesa.so")
     chosen = "egl" if egl else "osmesa"
@@ -279,6 +284,16 @@ def choose_opengl() -> None:
     except Exception as error:  # PyOpenGL's, of several kinds
         raise RunError(f"OpenGL cannot draw here: {' '.join(str(error).split())}") from error
     gl_context.GLContext = GLContext
+
+
+def _before_mesa() -> None:
+    """Loads Triton, where it is installed, before the first picture.
+
+    PyTorch imports it with its first optimiser. Where Mesa has drawn in software before, by an LLVM
+    of its own, that ends the process (a segmentation fault; triton 3.8.0).
+    """
+    with contextlib.suppress(Exception):  # whatever is wrong with it, pictures do not need it
+        importlib.import_module("triton")
 
 
 def _loads(*names: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -170,6 +172,21 @@ def test_pictures() -> None:
     assert len(pictures) == 2
     assert pictures[0].shape == (480, 640, 3)
     assert pictures[0].std() > 10
+
+
+@pytest.mark.nightly
+def test_after_pictures_pytorch_can_be_used() -> None:
+    """Whether Mesa or Triton brings its LLVM first matters: in the other order a process dies."""
+    pytest.importorskip("triton")
+    code = (
+        "from rpo.adapters.gymnasium import TaskEnv\n"
+        "env = TaskEnv('hopper', render_mode='rgb_array')\n"
+        "env.reset(seed=0); env.render(); import triton; print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    if "RunError" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.stdout.split()[-1:] == ["alive"], (done.returncode, done.stderr)
 
 
 @pytest.mark.nightly
