@@ -180,6 +180,14 @@ def test_best_is_paper_with_steadier_critics(algorithm: str) -> None:
         assert {name: presets["fast"][name] for name in changed} == fast
 
 
+@pytest.mark.parametrize("algorithm", ["rpo", "shac", "sapo", "gippo"])
+def test_gradients_see_several_strides_of_the_anymal(algorithm: str) -> None:
+    """The same for all methods that use them, with as many samples an iteration as before."""
+    fast = PRESETS[algorithm]["anymal"]["fast"]
+    config = algorithms.config_class(algorithm)(**fast)
+    assert (config.horizon, config.num_envs, config.critic_passes) == (64, 64, 8)
+
+
 def test_one_update_moves_the_hands_policy_as_far_as_rpos_epochs() -> None:
     rpo = PRESETS["rpo"]["hand"]["fast"]
     for algorithm in ("shac", "sapo"):
