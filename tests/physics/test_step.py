@@ -126,10 +126,13 @@ def test_far_from_the_origin_the_step_is_the_same(model: Model) -> None:
 
 @BOTH
 def test_blocks_of_environments_do_not_mix(model: Model) -> None:
-    q, qd = (jnp.asarray(x, jnp.float32) for x in random_state(model, 16))
-    whole = run(model, SETTINGS, q, qd)
-    part = run(model, SETTINGS, q[:, 2:5], qd[:, 2:5])
-    np.testing.assert_allclose(whole[0][:, 2:5], part[0], rtol=2e-5, atol=2e-6)
+    state = [x.astype(np.float32) for x in random_state(model, 16)]
+    others = [x.astype(np.float32) for x in random_state(model, 16, seed=1)]
+    for x, other in zip(state, others, strict=True):
+        other[:, 2:5] = x[:, 2:5]
+    for x, y in zip(run(model, SETTINGS, *state), run(model, SETTINGS, *others), strict=True):
+        np.testing.assert_array_equal(x[:, 2:5], y[:, 2:5])
+        assert (x[:, 5:] != y[:, 5:]).any()
 
 
 @BOTH
@@ -169,13 +172,13 @@ def test_derivative_is_that_of_the_discrete_step(model: Model, interval: int) ->
     np.testing.assert_allclose(predicted[smooth], narrow[smooth], rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("x64", rest_nightly([False, True]))
+@pytest.mark.parametrize("x64", rest_nightly([True, False]))  # operations of the test above
 def test_gradient_is_finite_where_tangential_velocity_is_zero(x64: bool) -> None:
     model = quadruped()
     with jax.enable_x64(x64):
-        q, _ = random_state(model, 16)
+        q, _ = random_state(model, 64)
         q[2], q[3:7], q[7:] = 0.44, np.array([1, 0, 0, 0])[:, None], 0.0
-        qd = np.zeros((model.nv, 16))
+        qd = np.zeros((model.nv, 64))
         gradient = eagerly(
             jax.grad(
                 lambda q, qd: sum(x.sum() for x in control_step(model, SETTINGS, q, qd, 0 * qd)),

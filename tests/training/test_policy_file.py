@@ -248,7 +248,7 @@ def test_a_file_that_is_not_whole_is_refused(
         ({"network": {"hidden_sizes": [10**12]}}, "sizes that cannot be"),
         ({"odd": 1}, "unexpected keyword"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_facts_with_a_digest_that_fits_are_checked_all_the_same(
     finished_run: Run, tmp_path: Path, changes: dict, message: str
