@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rpo.reproduce.statistics import probability_of_improvement, summarize
+from tests.marks import nightly
 
 
 def test_mean_std_and_interquartile_mean_of_known_scores() -> None:
@@ -37,6 +38,7 @@ def test_resampling_is_within_tasks() -> None:
     assert (mean.low, mean.value, mean.high) == (5.0, 5.0, 5.0)
 
 
+@nightly
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     hits = 0

@@ -22,6 +22,7 @@ from rpo.show.scenes import Scene
 from rpo.show.viewer import Viewer, first_free_port
 from rpo.training import RunError
 from rpo.training.policy_file import read_policy_file, write_policy_file
+from tests.marks import nightly
 from tests.training.fakes import PENDULUM
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -97,6 +98,7 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@nightly  # the saved page plays in one every time
 def test_the_page_plays_in_a_browser(viewer: Viewer, chromium: Any) -> None:
     browser = Browser(chromium, viewer.url)
     assert browser.moves()

@@ -20,6 +20,7 @@ from rpo.training.checkpoint import last_checkpoint, restore_checkpoint
 from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.program import Program
 from rpo.training.settings import resolve
+from tests.marks import nightly
 from tests.training.conftest import TWO_SEEDS, copying
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, as_flags
 
@@ -140,6 +141,7 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, finished_run: Run) -
     assert Run.load(path).evaluation() == finished_run.evaluation()
 
 
+@nightly
 def test_a_randomised_task_goes_on_with_the_figures_of_its_episodes(
     tmp_path: Path, train_tiny
 ) -> None:
