@@ -6,9 +6,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """A run directory, as far as an error needs to know it."""
 

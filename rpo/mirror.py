@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
-Numbers = TypeVar("Numbers", Array, np.ndarray[Any, Any])
+Numbers = TypeVar("Numbers", Array, NDArray[Any])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,10 @@ if os.environ.get("RPO_TESTS_OPTIMIZE", "0") == "0":
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
         os.environ["XLA_FLAGS"] = flags.strip()
 
+from tests.shapes import check_annotations
+
+check_annotations()
+
 LONGEST = """
 show/test_view reproduce/test_ray training/test_processes training/test_resume
 envs/test_randomization algorithms/test_lowering

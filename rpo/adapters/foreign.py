@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -31,6 +31,7 @@ Packed = tuple[Array, ...]
 """A foreign state's arrays, without those that have no entries (checkpoints cannot hold them)."""
 
 
+@runtime_checkable
 class ForeignEnv(Protocol):
     """One environment as Brax and Playground have it."""
 

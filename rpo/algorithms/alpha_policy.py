@@ -25,8 +25,8 @@ class AdvantageBatch(Samples):
         gradient: dA_t/du_t.
     """
 
-    advantage: Float[Array, "steps envs"]
-    gradient: Float[Array, "steps envs action"]
+    advantage: Float[Array, "*batch"]
+    gradient: Float[Array, "*batch action"]
 
 
 def regression_loss(

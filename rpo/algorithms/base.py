@@ -86,7 +86,9 @@ class Environments(eqx.Module):
 
 
 class Steps(eqx.Module):
-    """What learning needs of every step. Every leaf leads with (steps, environments).
+    """What learning needs of every step.
+
+    Every leaf leads with (steps, environments); within a scan and a map with less.
 
     Args:
         observation: acted on, as the environment gave it.
@@ -98,15 +100,15 @@ class Steps(eqx.Module):
         final_observation: that the step led to, before any reset.
     """
 
-    observation: Float[Array, "steps envs observation"]
-    action: Float[Array, "steps envs action"]
-    reward: Float[Array, "steps envs"]
-    terminated: Bool[Array, "steps envs"]
-    truncated: Bool[Array, "steps envs"]
-    final_observation: Float[Array, "steps envs observation"]
+    observation: Float[Array, "*batch observation"]
+    action: Float[Array, "*batch action"]
+    reward: Float[Array, "*batch"]
+    terminated: Bool[Array, "*batch"]
+    truncated: Bool[Array, "*batch"]
+    final_observation: Float[Array, "*batch observation"]
 
     @property
-    def ended(self) -> Bool[Array, "steps envs"]:
+    def ended(self) -> Bool[Array, "*batch"]:
         """The episode ended, one way or the other."""
         return self.terminated | self.truncated
 
@@ -121,10 +123,10 @@ class Experience(Steps):
         report: what the task reports of the current episode, by name.
     """
 
-    non_finite: Bool[Array, "steps envs"]
-    episode_return: Float[Array, "steps envs"]
-    episode_length: Int[Array, "steps envs"]
-    report: dict[str, Float[Array, "steps envs"]]
+    non_finite: Bool[Array, "*batch"]
+    episode_return: Float[Array, "*batch"]
+    episode_length: Int[Array, "*batch"]
+    report: dict[str, Float[Array, "*batch"]]
 
 
 class FinishedEpisodes(eqx.Module):
@@ -189,6 +191,8 @@ class FinishedEpisodes(eqx.Module):
 class TrainState(eqx.Module):
     """The whole truth about a run: storing and loading this pytree of plain arrays continues it.
 
+    Of several trainings side by side every leaf leads with their number.
+
     Args:
         environments: every leaf leads with num_envs.
         policy: actor parameters.
@@ -210,8 +214,8 @@ class TrainState(eqx.Module):
     critic_optimizer: OptimizerState
     normalizer: Normalizer
     episodes: FinishedEpisodes
-    key: UInt32[Array, "2"]
-    iteration: Int[Array, ""]
+    key: UInt32[Array, "*trainings 2"]
+    iteration: Int[Array, "*trainings"]
     method: PyTree
 
 
@@ -280,7 +284,7 @@ class Algorithm(eqx.Module):
         split = PartitionSpec(*[None] * batch_axes, self.axis)
         whole = jax.tree.map(lambda _: PartitionSpec(), state)
         environments = jax.tree.map(lambda _: split, state.environments)
-        partition: TrainState = dataclasses.replace(whole, environments=environments)
+        partition: TrainState = eqx.tree_at(lambda s: s.environments, whole, environments)
         return partition
 
 

@@ -35,8 +35,8 @@ class PPOBatch(Samples):
         advantage: normalised over the batch.
     """
 
-    log_denominator: Float[Array, "steps envs"]
-    advantage: Float[Array, "steps envs"]
+    log_denominator: Float[Array, "*batch"]
+    advantage: Float[Array, "*batch"]
 
 
 def density_ratio(

@@ -30,8 +30,8 @@ class OptimizerState(eqx.Module):
     """
 
     adam: PyTree
-    skipped: Int[Array, ""]
-    skipped_in_a_row: Int[Array, ""]
+    skipped: Int[Array, "*trainings"]
+    skipped_in_a_row: Int[Array, "*trainings"]
 
     def with_moments(self, adam: PyTree) -> OptimizerState:
         """Other moments, and these counts: for parameters that several optimisers move."""

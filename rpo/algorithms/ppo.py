@@ -171,8 +171,8 @@ class PPOBatch(Samples):
         target: of the value, normalised.
     """
 
-    advantage: Float[Array, "steps envs"]
-    target: Float[Array, "steps envs"]
+    advantage: Float[Array, "*batch"]
+    target: Float[Array, "*batch"]
 
 
 class Networks(eqx.Module):

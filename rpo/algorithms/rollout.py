@@ -31,8 +31,8 @@ class Segment(Experience):
     """
 
     distribution: Gaussian
-    entropy_noise: Float[Array, "steps envs action"]
-    entropy: Float[Array, "steps envs"]
+    entropy_noise: Float[Array, "*batch action"]
+    entropy: Float[Array, "*batch"]
 
 
 Objective = Callable[[Segment], tuple[Float[Array, " envs"], PyTree]]

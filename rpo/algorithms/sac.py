@@ -225,13 +225,11 @@ class SAC(Algorithm):
 
     def partition(self, state: TrainState, batch_axes: int = 0) -> TrainState:
         """See `Algorithm.partition`; the replay's environments are split, too."""
-        partition = super().partition(state, batch_axes)
         split = PartitionSpec(*[None] * (batch_axes + 1), self.axis)
-        method: SACState = partition.method
-        replay = Replay(
-            jax.tree.map(lambda _: split, state.method.replay.steps), method.replay.written
-        )
-        return dataclasses.replace(partition, method=dataclasses.replace(method, replay=replay))
+        steps = jax.tree.map(lambda _: split, state.method.replay.steps)
+        whole = super().partition(state, batch_axes)
+        partition: TrainState = eqx.tree_at(lambda x: x.method.replay.steps, whole, steps)
+        return partition
 
     def update(self, env: Env, state: TrainState) -> tuple[TrainState, Metrics]:
         """See `Algorithm.update`."""

@@ -90,9 +90,9 @@ class EnvState(eqx.Module):
     """
 
     physics: PyTree
-    observation: Float[Array, "envs observation"]
-    step_count: Int[Array, " envs"]
-    key: UInt32[Array, "envs 2"]
+    observation: Float[Array, "*batch observation"]
+    step_count: Int[Array, "*batch"]
+    key: UInt32[Array, "*batch 2"]
     variation: Variation = Variation()
 
 

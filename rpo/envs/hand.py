@@ -46,13 +46,13 @@ class HandState(eqx.Module):
         key: raw random key of the goals to come.
     """
 
-    q: Float[Array, "envs 23"]
-    qd: Float[Array, "envs 22"]
-    last_action: Float[Array, "envs 16"]
-    goal: Float[Array, "envs 4"]
-    reached: Bool[Array, " envs"]
-    goals_reached: Int[Array, " envs"]
-    key: UInt32[Array, "envs 2"]
+    q: Float[Array, "*envs 23"]
+    qd: Float[Array, "*envs 22"]
+    last_action: Float[Array, "*envs 16"]
+    goal: Float[Array, "*envs 4"]
+    reached: Bool[Array, "*envs"]
+    goals_reached: Int[Array, "*envs"]
+    key: UInt32[Array, "*envs 2"]
 
 
 class Hand(RobotTask):

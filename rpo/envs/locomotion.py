@@ -61,9 +61,9 @@ class LocomotionSettings(TaskSettings):
 class RobotState(eqx.Module):
     """State of a robot: coordinates, velocities, and the last action where it is observed."""
 
-    q: Float[Array, "envs nq"]
-    qd: Float[Array, "envs nv"]
-    last_action: Float[Array, "envs action"]
+    q: Float[Array, "*envs nq"]
+    qd: Float[Array, "*envs nv"]
+    last_action: Float[Array, "*envs action"]
 
 
 class LocomotionEnv(RobotTask):
@@ -166,7 +166,7 @@ def _load_robot(name: str, inertia: Inertia, figures: tuple[float, ...]) -> Mode
     for field, value in zip(_CONTACT + _LIMIT, rest, strict=True):
         old = getattr(model, field)
         changes[field] = np.full_like(old, value) if field in _CONTACT else jointed * value
-    changes["limit_damping_beyond"] = 0 * jointed
+    changes["limit_damping_beyond"] = 0.0 * jointed
     return dataclasses.replace(model, **changes)
 
 

@@ -178,8 +178,8 @@ class Variation(eqx.Module):
     """
 
     factors: Factors = NOMINAL
-    latency: Float[Array, " envs"] | None = None
-    past_actions: Float[Array, "envs steps action"] | None = None
+    latency: Float[Array, "*envs"] | None = None
+    past_actions: Float[Array, "*envs steps action"] | None = None
 
     def delayed(
         self, action: Float[Array, "envs action"]

@@ -96,8 +96,8 @@ class RobotSettings(RandomizedSettings):
 class RobotState(eqx.Module):
     """Coordinates and velocities of the robot."""
 
-    q: Float[Array, "envs nq"]
-    qd: Float[Array, "envs nv"]
+    q: Float[Array, "*envs nq"]
+    qd: Float[Array, "*envs nv"]
 
 
 class RobotFile(RobotTask):

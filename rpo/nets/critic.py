@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import equinox as eqx
 import jax
@@ -49,12 +48,12 @@ class CriticEnsemble(Tied):
         self.mirror = mirror
         self.members = self.tied(math.sqrt(2.0)).members
 
-    def tied(self, scale: float = 1.0) -> Self:
+    def tied(self, scale: float = 1.0) -> CriticEnsemble:
         """See `Tied`."""
         if self.mirror is None:
             return self
         members = tuple(tied_mlp(member, self.mirror, scale) for member in self.members)
-        result: Self = eqx.tree_at(lambda x: x.members, self, members)
+        result: CriticEnsemble = eqx.tree_at(lambda x: x.members, self, members)
         return result
 
     def __call__(

@@ -15,7 +15,7 @@ nothing is added to what a network computes, and its parameters are ordinary one
 from __future__ import annotations
 
 import abc
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ class Tied(eqx.Module):
     """A network, or several, whose affine maps commute with an exchange where it has one."""
 
     @abc.abstractmethod
-    def tied(self, scale: float = 1.0) -> Self:
+    def tied(self, scale: float = 1.0) -> Tied:
         """The nearest one that is so, times `scale`; itself where there is no exchange."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -112,7 +112,7 @@ class GaussianPolicy(Tied):
             tied.log_std_head,
         )
 
-    def tied(self, scale: float = 1.0) -> Self:
+    def tied(self, scale: float = 1.0) -> GaussianPolicy:
         """See `Tied`. Standard deviations have no direction: they are exchanged without signs."""
         if self.mirror is None:
             return self
@@ -123,7 +123,9 @@ class GaussianPolicy(Tied):
             tied_linear(self.mean_head, last, action, scale),
             tied_linear(self.log_std_head, last, action.unsigned(), scale),
         )
-        result: Self = eqx.tree_at(lambda x: (x.trunk, x.mean_head, x.log_std_head), self, parts)
+        result: GaussianPolicy = eqx.tree_at(
+            lambda x: (x.trunk, x.mean_head, x.log_std_head), self, parts
+        )
         return result
 
     @abc.abstractmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -182,7 +182,7 @@ def _with_equal_values(
 ) -> CriticEnsemble:
     """Output layers that give in new units the values that they gave in the old ones."""
 
-    def outputs(ensemble: CriticEnsemble) -> list[Array]:
+    def outputs(ensemble: CriticEnsemble) -> list[Any]:
         heads = [member.head for member in ensemble.members]
         return [head.weight for head in heads] + [head.bias for head in heads]
 

@@ -108,7 +108,7 @@ def _nearest(start: Vector, along: Vector, size: Size) -> Array:
         outside = sum(jnp.maximum(x, 0.0) ** 2 for x in q)
         return outside + jnp.minimum(jnp.maximum(jnp.maximum(q[0], q[1]), q[2]), 0.0)
 
-    def narrow(_: int, bracket: tuple[Array, ...]) -> tuple[Array, ...]:
+    def narrow(_: Array, bracket: tuple[Array, ...]) -> tuple[Array, ...]:
         low, left, right, at_left, at_right, width = bracket
         width = width * keep
         lower = at_left < at_right

@@ -18,7 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rpo.errors import one_line, unknown
 from rpo.reproduce.cells import Cell
@@ -52,6 +52,7 @@ class Result:
     error: str | None = None
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Trains cells."""
 

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator
+from matplotlib.ticker import LogLocator
 
 from rpo.reproduce.cells import Plan
 from rpo.reproduce.targets import PANELS, Panel
+from rpo.show.axes import frame, name_of_task, show_steps, show_time
 from rpo.show.curves import COLORS, Curve, band
 from rpo.training import Run
 
@@ -88,8 +89,7 @@ def draw(plan: Plan, finished: Mapping[str, Run], directory: Path) -> list[Path]
         }
         for axes, panel in zip(row, panels, strict=True):
             _draw_panel(axes, panel, runs, chosen, single=plan.target.unstable_seeds > 0)
-        name = task.rsplit(":", 1)[-1]
-        row[0].set_title(name[:1].upper() + name[1:], loc="left", fontweight="bold")
+        row[0].set_title(name_of_task(task), loc="left", fontweight="bold")
     paths = [directory / f"figure.{suffix}" for suffix in FORMATS]
     for path in paths:
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -164,20 +164,13 @@ def _draw_seed(axes: Axes, panel: Panel, curve: Curve, label: str, color: str) -
 
 def _label(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.title)
+    frame(axes)
     if panel.axis == "steps":
-        axes.set_xlabel("environment steps")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        show_steps(axes)
     else:
-        axes.set_xlabel("training time per seed (min:s)")
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda s, _: f"{round(s) // 60}:{round(s) % 60:02}")
-        )
+        show_time(axes, "training time per seed")
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set_xlim(left=0)
-    axes.grid(color="#e3e6e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

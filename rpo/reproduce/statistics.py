@@ -47,15 +47,15 @@ class Summary:
     seeds: int
 
 
-def summarize(scores: Scores, repetitions: int = REPETITIONS) -> Summary:
+def summarize(scores: Float[np.ndarray, "..."], repetitions: int = REPETITIONS) -> Summary:
     """Mean, standard deviation and interquartile mean of one method.
 
     Args:
-        scores: of every seed on every task.
+        scores: of every seed on every task (seeds, tasks).
         repetitions: bootstrap resamples.
 
     Raises:
-        ValueError: if there is no score, or one is not finite.
+        ValueError: if this is no matrix, there is no score, or one is not finite.
     """
     from rliable import metrics
 
@@ -70,7 +70,7 @@ def summarize(scores: Scores, repetitions: int = REPETITIONS) -> Summary:
 
 
 def probability_of_improvement(
-    first: Scores, second: Scores, repetitions: int = REPETITIONS // 4
+    first: Scores, second: Float[np.ndarray, "others tasks"], repetitions: int = REPETITIONS // 4
 ) -> Estimate:
     """Probability that a seed of the first method beats one of the second, mean over tasks.
 
@@ -88,13 +88,15 @@ def probability_of_improvement(
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"{first.shape[1]} tasks against {second.shape[1]}")
 
-    def aggregate(first: Scores, second: Scores) -> Float[np.ndarray, "1"]:
+    def aggregate(
+        first: Scores, second: Float[np.ndarray, "others tasks"]
+    ) -> Float[np.ndarray, "1"]:
         return np.array([metrics.probability_of_improvement(first, second)])
 
     return _estimates(aggregate, first, second, repetitions=repetitions)[0]
 
 
-def _checked(scores: Scores) -> Scores:
+def _checked(scores: Float[np.ndarray, "..."]) -> Scores:
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 2 or scores.size == 0:
         raise ValueError(f"scores have shape {scores.shape}, must be (seeds, tasks)")
@@ -103,7 +105,9 @@ def _checked(scores: Scores) -> Scores:
     return scores
 
 
-def _estimates(func: Callable[..., Any], *scores: Scores, repetitions: int) -> list[Estimate]:
+def _estimates(
+    func: Callable[..., Any], *scores: Float[np.ndarray, "..."], repetitions: int
+) -> list[Estimate]:
     from rliable import library
 
     values = func(*scores)

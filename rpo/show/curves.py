@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from rpo.errors import RunError
+from rpo.show.axes import frame, name_of_method, name_of_task, show_steps, show_time
 from rpo.training.files import replacing
 from rpo.training.metrics import KEY_COLUMNS, WALL_CLOCK_COLUMNS
 from rpo.training.run import Run
@@ -161,7 +161,7 @@ def _grouped(runs: Sequence[Run], metric: str) -> dict[str, dict[str, list[Curve
     groups: dict[str, dict[str, list[Curve]]] = {}
     for run in runs:
         task, algorithm = run.config["task"], run.config["algorithm"]
-        label = algorithm.upper()
+        label = name_of_method(algorithm)
         if len(presets[task, algorithm]) > 1:
             label += f" ({run.config['preset']})"
         curves = curves_of(run, metric)
@@ -183,22 +183,11 @@ def _draw(axes: Axes, line: Band, label: str, seeds: int, color: str) -> None:
 
 
 def _label(over_steps: Axes, over_seconds: Axes, task: str, metric: str) -> None:
-    name = task.rsplit(":", 1)[-1]
     words = "return (mean of last 100 episodes)"
     over_steps.set_ylabel(words if metric == RETURN else metric.replace("_", " "))
-    over_steps.set_xlabel("environment steps")
-    over_steps.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    over_seconds.set_xlabel("training time (min:s)")
-    over_seconds.xaxis.set_major_formatter(FuncFormatter(lambda s, _: _minutes(s)))
     for axes in (over_steps, over_seconds):
-        axes.set_title(name[:1].upper() + name[1:], loc="left", fontweight="bold")
-        axes.set_xlim(left=0)
-        axes.grid(color="#e3e6e8", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(name_of_task(task), loc="left", fontweight="bold")
+        frame(axes)
+    show_steps(over_steps)
+    show_time(over_seconds, "training time")
     over_steps.legend(frameon=False, loc="best")
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}"

@@ -39,7 +39,8 @@ class Details:
             where the task does not say.
         action_names: of the entries of an action; numbers where the task has not named them.
         action_gradient: of the discounted return of the following steps, by each action entry.
-        joint_position: where the joint of each action is, in the world, m.
+        joint_position: where the joint of each action is, in the world, m; none where the model is
+            not ours.
         joint_push: how each joint's motor would move its limb: a unit vector.
     """
 
@@ -50,8 +51,8 @@ class Details:
     terms: dict[str, Float[np.ndarray, " steps"]]
     action_names: tuple[str, ...]
     action_gradient: Float[np.ndarray, "steps action"]
-    joint_position: Float[np.ndarray, "steps action 3"]
-    joint_push: Float[np.ndarray, "steps action 3"]
+    joint_position: Float[np.ndarray, "steps joints 3"]
+    joint_push: Float[np.ndarray, "steps joints 3"]
 
 
 def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:

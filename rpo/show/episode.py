@@ -27,6 +27,7 @@ FORWARD_VELOCITY = "forward_velocity"
 
 
 @runtime_checkable
+@runtime_checkable
 class ShowsRobot(Protocol):
     """An environment whose robot can be drawn.
 

@@ -26,6 +26,8 @@ from rpo.training.settings import Resolved
 T = TypeVar("T")
 TRAININGS = "trainings"
 ENVIRONMENTS = "environments"
+Rows = dict[str, Float[Array, " trainings"]]
+"""Metrics by name, one value per training."""
 
 
 class Progressing(eqx.Module):
@@ -41,7 +43,7 @@ class Progressing(eqx.Module):
 
     train: TrainState
     best: Actor
-    best_return: Float[Array, ""]
+    best_return: Float[Array, "*trainings"]
     average: GaussianPolicy | None
 
     @property
@@ -197,11 +199,11 @@ class Program:
             state = dataclasses.replace(state, train=train, average=average)
             return _keep_best(state, metrics["episode_return"]), metrics
 
-        def step(states: Progressing) -> tuple[Progressing, Metrics]:
+        def step(states: Progressing) -> tuple[Progressing, Rows]:
             if states.best_return.shape[0] > 1:
                 return jax.vmap(advance)(states)
             state, metrics = advance(jax.tree.map(lambda x: x[0], states))
-            result: tuple[Progressing, Metrics] = jax.tree.map(lambda x: x[None], (state, metrics))
+            result: tuple[Progressing, Rows] = jax.tree.map(lambda x: x[None], (state, metrics))
             return result
 
         if self._mesh.size > 1:
@@ -286,12 +288,8 @@ class Program:
         """How each array is split."""
         whole = jax.tree.map(lambda _: PartitionSpec(), states)
         split = algorithms.make(*self._method, axis=ENVIRONMENTS)
-        specs = Progressing(
-            split.partition(states.train, batch_axes=1),
-            whole.best,
-            whole.best_return,
-            whole.average,
-        )
+        train = split.partition(states.train, batch_axes=1)
+        specs: Progressing = eqx.tree_at(lambda x: x.train, whole, train)
         return jax.tree.map(
             lambda spec: PartitionSpec(TRAININGS, *spec[1:]),
             specs,

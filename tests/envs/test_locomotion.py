@@ -208,14 +208,13 @@ def test_height_term_is_steep_below_and_bounded_above():
 
 def rewards(env, height=0.0, action=0.0, pitch=0.0, turn=0.0, x=0.0, forward=0.0):
     """Reward of an upright robot that stands still but for what is asked."""
-    state, nv = RobotState(jnp.zeros((1, env.model.nq)), jnp.zeros((1, env.model.nv)), None), 0
-    q = state.q
+    q, qd = jnp.zeros((1, env.model.nq)), jnp.zeros((1, env.model.nv))
     if env.model.nq == env.model.nv:
         q = q.at[0, 0].set(x).at[0, 1].set(height).at[0, 2].set(pitch)
     else:
         q = q.at[0, 0].set(x).at[0, 2].set(height)
         q = q.at[0, 3].set(math.cos(turn / 2)).at[0, 6].set(math.sin(turn / 2))
-    qd = state.qd.at[0, nv].set(forward)
+    qd = qd.at[0, 0].set(forward)
     actions = jnp.full((1, env.spec.action_size), action)
     return float(env.reward(RobotState(q, qd, actions), actions, None)[0])
 

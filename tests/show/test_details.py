@@ -97,8 +97,8 @@ def test_forces_are_those_of_the_episodes_own_robot(monkeypatch: pytest.MonkeyPa
     )
     shares = []
     for own in (NOMINAL, factors):
-        zeros = jnp.zeros(2, jnp.uint32)
-        states = EnvState(state, env.observe(state), zeros, zeros, Variation(own))
+        keys = jnp.zeros((2, 2), jnp.uint32)
+        states = EnvState(state, env.observe(state), jnp.zeros(2, int), keys, Variation(own))
         episodes = Episodes(
             states=jax.tree.map(lambda x: np.asarray(x)[:, None], states),
             action=np.zeros((2, 1, 3), np.float32),

@@ -203,9 +203,10 @@ def test_the_hands_goal_is_seen_beside_it(opengl: None) -> None:
     """All of it, wherever it points."""
     env = envs.make("hand")
     stage = Stage(robot_of(env), 160, 120)
-    q = jnp.zeros((1, 23)).at[:, 16:].set([0.0, -0.1, 0.6, 1.0, 0.0, 0.0, 0.0])
+    q = np.zeros((1, 23), np.float32)
+    q[:, 16:] = [0.0, -0.1, 0.6, 1.0, 0.0, 0.0, 0.0]
     marker = jax.tree.map(
-        np.asarray, env.markers(env.state(q, jnp.zeros((1, 22))))["goal"].of_each(1)
+        np.asarray, env.markers(env.state(jnp.asarray(q), jnp.zeros((1, 22))))["goal"].of_each(1)
     )
     one = jax.tree.map(lambda x: x[0], marker)
     try:

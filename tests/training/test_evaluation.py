@@ -77,7 +77,8 @@ def test_std_is_over_seeds_or_over_episodes() -> None:
     policy = policy_for(Countdown())
     one = evaluate_policy(policy, episodes=16)
     assert one.std == pytest.approx(one.returns.std())
-    two = dataclasses.replace(one, returns=np.array([[1.0, 3.0], [5.0, 7.0]]))
+    returns = np.array([[1.0, 3.0], [5.0, 7.0]])
+    two = dataclasses.replace(one, returns=returns, lengths=np.ones((2, 2), int))
     assert (two.mean, two.std) == (4.0, 2.0)
 
 
