@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Float, TypeCheckError, jaxtyped
+from jaxtyping import Array, Float, TypeCheckError
 
 from rpo.algorithms.returns import td_lambda
 from rpo.envs.locomotion import RobotState
@@ -13,7 +13,7 @@ from rpo.nets import new_normalizer
 from tests.shapes import checked
 
 
-@jaxtyped(typechecker=checked)
+@checked
 def scaled(
     x: Float[Array, "envs size"], factor: Float[Array, " envs"] | float, label: str = ""
 ) -> Float[Array, "envs size"]:

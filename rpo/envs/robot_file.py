@@ -258,9 +258,9 @@ def _step_settings(description: Description, settings: RobotSettings) -> StepSet
     substeps = settings.substeps or math.ceil(1 / frequency / description.rates.longest_step)
     if substeps > MAX_SUBSTEPS:
         raise ValueError(
-            f"{description.path}: its stiffest spring wants {substeps} substeps of an action; "
-            "lower contact_stiffness, friction_stiffness or limit_stiffness (custom numbers of the "
-            "description), or say how many (substeps)"
+            f"{description.path}: its stiffest spring or damper wants {substeps} substeps of "
+            "an action; lower a joint's damping, or contact_stiffness, friction_stiffness or "
+            "limit_stiffness (custom numbers of the description), or say how many (substeps)"
         )
     substeps = max(substeps, 2)
     return StepSettings(control_dt=1 / frequency, substeps=substeps, mass_matrix_interval=substeps)

@@ -46,10 +46,9 @@ class Rates:
     @property
     def longest_step(self) -> float:
         """Step for which (w dt)^2 + 2 g dt = 2, s; infinite if nothing pulls."""
-        w, g = self.spring, self.damper
-        if w == 0.0:
-            return 1.0 / g if g else np.inf
-        return float((np.sqrt(g * g + 2 * w * w) - g) / (w * w))
+        # The root with the sum below: one with the difference above loses all digits if g >> w.
+        speed = np.hypot(np.sqrt(2.0) * self.spring, self.damper) + self.damper
+        return float(2.0 / speed) if speed else np.inf
 
 
 def fastest_rates(model: Model, compiled: mujoco.MjModel, q: Floats) -> Rates:

@@ -17,7 +17,7 @@ from tests.fuzz.drive import Driver
 
 @pytest.mark.parametrize(
     ("target", "drawn", "made"),
-    [("mjcf", 60, 640), ("urdf", 60, 440), ("settings", 80, 920)],
+    [("mjcf", 30, 640), ("urdf", 30, 440), ("settings", 40, 920)],
 )
 def test_inputs_are_taken_or_refused(target: str, drawn: int, made: int) -> None:
     """Drawn ones cost ten times as much as those that are made of their pieces."""

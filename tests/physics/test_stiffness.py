@@ -87,6 +87,11 @@ def test_links_of_many_shapes_ask_for_no_more_than_what_touches() -> None:
     assert 0.3 < found.damper / (everything / hinge) < 0.75
 
 
+def test_the_longest_step_of_a_strong_damper_beside_a_spring_keeps_its_digits() -> None:
+    assert Rates(spring=1.0, damper=1e12).longest_step == pytest.approx(1e-12, rel=1e-9)
+    assert Rates(spring=0.0, damper=0.0).longest_step == np.inf
+
+
 @pytest.mark.parametrize(("k", "c"), [(1e4, 0.0), (0.0, 200.0), (1e4, 100.0)])
 def test_the_longest_step_is_stable_and_twice_and_a_bit_is_not(k: float, c: float) -> None:
     xml = SPRING.format(k=k, c=c, joint="")
