@@ -123,20 +123,17 @@ def test_a_failing_cell_does_not_stop_the_others(plan_pair, tmp_path: Path) -> N
     assert "the rod broke" in (plan.report / "table.md").read_text()
 
 
-def test_a_killed_process_is_reported(plan_pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_reported(
+    plan_pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plan = plan_pair()
-    monkeypatch.setattr(sys, "executable", "/bin/sh")
-    monkeypatch.setattr(Cell, "arguments", lambda self: [])
-    monkeypatch.setattr(
-        subprocess, "Popen", _first_words(subprocess.Popen, ["/bin/sh", "-c", "kill -9 $$"])
-    )
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     results = list(local(plan).run(plan.cells[:1]))
     assert results[0].error is not None
     assert results[0].error.startswith("killed by SIGKILL")
-
-
-def _first_words(popen, words: list[str]):
-    return lambda _, **settings: popen(words, **settings)
 
 
 def test_a_training_that_ends_without_being_finished_is_a_failure(plan_pair) -> None:
