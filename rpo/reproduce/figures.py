@@ -82,13 +82,15 @@ def draw(plan: Plan, finished: Mapping[str, Run], directory: Path) -> list[Path]
         return []
     figure = Figure(figsize=(5.0 * len(panels), 3.9 * len(tasks)), layout="constrained")
     grid = figure.subplots(len(tasks), len(panels), squeeze=False)
+    labels = dict.fromkeys(cell.label for cell in plan.cells)
+    places = {label: k for k, label in enumerate(labels)}  # a method has one colour in all rows
     for task, row in zip(tasks, grid, strict=True):
         runs = dict(_runs(plan, finished, task))
         chosen = {
             label: _chosen_seeds(run, plan.target.unstable_seeds) for label, run in runs.items()
         }
         for axes, panel in zip(row, panels, strict=True):
-            _draw_panel(axes, panel, runs, chosen, single=plan.target.unstable_seeds > 0)
+            _draw_panel(axes, panel, runs, chosen, places, single=plan.target.unstable_seeds > 0)
         row[0].set_title(name_of_task(task), loc="left", fontweight="bold")
     paths = [directory / f"figure.{suffix}" for suffix in FORMATS]
     for path in paths:
@@ -119,11 +121,13 @@ def _draw_panel(
     panel: Panel,
     runs: Mapping[str, Run],
     chosen: Mapping[str, Sequence[int]],
+    places: Mapping[str, int],
     *,
     single: bool,
 ) -> None:
     drawn = 0
-    for k, (label, run) in enumerate(runs.items()):
+    for label, run in runs.items():
+        k = places[label]
         curves = {s: c for s, c in series(run, panel).items() if s in chosen[label]}
         if single:
             for j, (seed, curve) in enumerate(curves.items()):

@@ -142,8 +142,10 @@ def plot_runs(runs: Sequence[Run], output: Path, metric: str = RETURN) -> Path:
     if output.suffix.lstrip(".") not in figure.canvas.get_supported_filetypes():
         raise RunError(f"{output} has no image suffix that is known, such as .png or .svg")
     rows = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
+    labels = list(dict.fromkeys(label for lines in groups.values() for label in lines))
     for (task, lines), (over_steps, over_seconds) in zip(groups.items(), rows, strict=True):
-        for (label, curves), color in zip(lines.items(), _colors(len(lines)), strict=True):
+        for label, curves in lines.items():
+            color = COLORS[labels.index(label) % len(COLORS)]  # the same in every row
             _draw(over_steps, band(curves, "steps"), label, len(curves), color)
             _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
         _label(over_steps, over_seconds, task, metric)
@@ -168,10 +170,6 @@ def _grouped(runs: Sequence[Run], metric: str) -> dict[str, dict[str, list[Curve
         if curves:
             groups.setdefault(task, {}).setdefault(label, []).extend(curves)
     return groups
-
-
-def _colors(count: int) -> list[str]:
-    return [COLORS[k % len(COLORS)] for k in range(count)]
 
 
 def _draw(axes: Axes, line: Band, label: str, seeds: int, color: str) -> None:

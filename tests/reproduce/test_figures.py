@@ -21,7 +21,7 @@ from rpo.reproduce.figures import draw, largest_fall, series, smoothed
 from rpo.reproduce.page import write_page
 from rpo.reproduce.tables import markdown_table, rows_of, write_report
 from rpo.reproduce.targets import PANELS, VARIANTS, Target
-from rpo.show.curves import Curve
+from rpo.show.curves import COLORS, Curve
 from rpo.training import Run, RunError
 from tests.reproduce.conftest import write_run
 from tests.training.fakes import PENDULUM
@@ -203,6 +203,12 @@ def test_figure_shows_mean_and_shade_over_steps_and_seconds(
     assert vertices[:, 1].max() == pytest.approx(102.0)
     np.testing.assert_allclose(over_seconds.lines[0].get_xdata()[-1], 100.0)
     assert ratio.get_yscale() == "log"
+
+
+def test_a_method_keeps_its_colour_where_others_are_missing(compared: Plan, monkeypatch) -> None:
+    shac = compared.cells[1]
+    run = write_run(shac, scores(1.0, 2.0))
+    assert drawn(compared, {shac.name: run}, monkeypatch)[0].lines[0].get_color() == COLORS[1]
 
 
 def test_unstable_seeds_are_those_that_fell_furthest(
