@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         runtime.collect_garbage_rarely()
+        runtime.keep_memory()
         runtime.configure()
         with running(["rpo", *words]):
             return _dispatch(words)

