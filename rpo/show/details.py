@@ -65,12 +65,13 @@ def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
     """
     task: Any = policy.env
     length = int(episodes.length[env])
-    states = jax.tree.map(lambda x: jnp.asarray(x[:length, env]), episodes.states)
-    action = jnp.asarray(episodes.action[:length, env])
+    played = jax.tree.map(lambda x: np.asarray(x)[:length, env], episodes.states)
+    states = jax.device_put(played)
+    action = jax.device_put(episodes.action[:length, env])
     terms = {"reward": episodes.reward[:length, env]}
     if hasattr(task, "reward_terms"):
         terms = jax.device_get(eqx.filter_jit(_terms)(task, states, action))
-    gradient = _gradients(policy, states, length)
+    gradient = _gradients(policy, played, length)
     names = task.spec.action_names or tuple(f"action {k}" for k in range(gradient.shape[1]))
     model = getattr(task, "model", None)
     if not isinstance(model, Model):
@@ -158,7 +159,7 @@ def _limb_centre(model: Model, link: int) -> np.ndarray:
 def _gradients(policy: Policy, states: EnvState, length: int) -> Float[np.ndarray, "steps action"]:
     """By the action at every step, of the discounted return of the steps that follow it."""
     starts = np.arange(0, length, HORIZON)
-    begin = jax.tree.map(lambda x: x[starts], states)
+    begin = jax.device_put(jax.tree.map(lambda x: x[starts], states))
     gradient = jax.device_get(_window_gradients(policy, begin))
     flat: np.ndarray = np.swapaxes(gradient, 0, 1).reshape(-1, gradient.shape[-1])[:length]
     return flat

@@ -10,11 +10,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from rpo import envs
+from rpo.algorithms.base import FinishedEpisodes
 from rpo.envs.base import Env, EnvSpec
 from rpo.envs.robot_file import is_description
 from rpo.errors import CheckpointError, RunError, SettingsError, one_line
@@ -48,7 +48,9 @@ Source = Run | str | os.PathLike[str]
 
 
 class Policy(eqx.Module):
-    """A trained policy, ready to act. A pytree: `jax.jit(policy)` and `jax.vmap(policy)` work.
+    """A trained policy, ready to act, compiled when it is first called.
+
+    A pytree: `jax.jit(policy)` and `jax.vmap(policy)` work.
 
     Args:
         actor: network and observation statistics.
@@ -68,17 +70,24 @@ class Policy(eqx.Module):
         Raises:
             SettingsError: if the observation has another size.
         """
-        observation, size = jnp.asarray(observation), self.env.spec.observation_size
+        if not isinstance(observation, Array):
+            observation = np.asarray(observation)
+        size = self.env.spec.observation_size
         if observation.shape[-1:] != (size,):
             raise SettingsError(
                 f"an observation of {self.env.spec.name} has {size} numbers along its last axis; "
                 f"this one has the shape {observation.shape}"
             )
-        return self.actor(observation, key)
+        return _act(self.actor, observation, key)
 
     # By identity, so that `jax.jit` can tell policies apart without comparing arrays.
     __hash__ = object.__hash__
     __eq__ = object.__eq__
+
+
+@jax.jit
+def _act(actor: Actor, observation: Array, key: Array | None) -> Array:
+    return actor(observation, key)
 
 
 class PolicyKeeper:
@@ -123,12 +132,19 @@ class PolicyKeeper:
             write_policy_file(self.run.moments / f"iteration_{iteration:08d}.npz", moment)
 
 
+@jax.jit
+@jax.vmap
+def _episode_returns(episodes: FinishedEpisodes) -> Array:
+    """Of each training's latest episodes, NaN before the first has finished."""
+    mean: Array = episodes.metrics()["episode_return"]
+    return mean
+
+
 def _contents(
     run: Run, resolved: Resolved, state: Standing, race: Race, iteration: int, env_steps: int
 ) -> PolicyFile:
     """The policies of the trainings that lead, one per seed."""
-    # of each training's latest episodes, NaN before the first has finished
-    returns = np.asarray(jax.vmap(lambda e: e.metrics()["episode_return"])(state.episodes))
+    returns = np.asarray(_episode_returns(state.episodes))
     leaders = np.array(race.leaders(returns))
     spec = resolved.env.spec
     last, best = (

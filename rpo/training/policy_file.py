@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rpo.errors import CheckpointError, SettingsError
@@ -191,7 +190,7 @@ class PolicyFile:
         if stacked is None:
             raise CheckpointError("this policy file keeps one moment of a training, and no best")
         return [
-            jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), stacked)
+            jax.device_put(jax.tree.map(lambda x, k=k: np.asarray(x)[k], stacked))
             for k in range(len(self.facts.seeds))
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -157,11 +158,12 @@ class Program:
         self.count = jax.tree.leaves(stacked)[0].shape[0]
         self._mesh = self._mesh_for(self.count)
         together = self.count if self.mapped else self._mesh.shape[TRAININGS]
-        lanes = []
+        place, lanes = self._placing(stacked), []
         for first in range(0, self.count, together):
             # What is missing in the last lane is filled up with a copy, whose results are left out.
-            chosen = np.minimum(np.arange(first, first + together), self.count - 1)
-            lanes.append(self._place(jax.tree.map(lambda x, rows=chosen: x[rows], stacked)))
+            rows = np.minimum(np.arange(first, first + together), self.count - 1)
+            lane = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], stacked)
+            lanes.append(place(lane))
         return lanes
 
     def to_host(self, lanes: list[Progressing]) -> Progressing:
@@ -296,16 +298,20 @@ class Program:
             is_leaf=lambda x: isinstance(x, PartitionSpec),
         )
 
-    def _place(self, states: Progressing) -> Progressing:
-        """Puts copies on the devices, because the step reuses its argument's memory."""
+    def _placing(self, states: Progressing) -> Callable[[Progressing], Progressing]:
+        """What puts copies of such states on the devices: the step reuses its argument's memory."""
+        shardings = jax.tree.map(
+            lambda spec: NamedSharding(self._mesh, spec),
+            self._specs(states),
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
+        )
+        copied = jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=shardings)
 
-        def place(x: np.ndarray, spec: PartitionSpec) -> Array:
-            return jax.make_array_from_callback(
-                x.shape, NamedSharding(self._mesh, spec), lambda part: jnp.array(x[part], copy=True)
-            )
+        def on_devices(x: np.ndarray, place: NamedSharding) -> Array:
+            return jax.make_array_from_callback(x.shape, place, x.__getitem__)
 
-        placed: Progressing = jax.tree.map(place, states, self._specs(states))
-        return placed
+        # On a CPU an array may be the memory that it was made from.
+        return lambda lane: copied(jax.tree.map(on_devices, lane, shardings))
 
 
 def _averaged(state: Progressing, newest: GaussianPolicy, decay: float) -> GaussianPolicy | None:

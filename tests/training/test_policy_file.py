@@ -35,6 +35,7 @@ from rpo.training.policies import MOMENTS, open_moments, open_policies
 from rpo.training.policy_file import read_policy_file, write_policy_file
 from rpo.training.run_files import write_json
 from rpo.training.settings import resolve
+from tests.compilations import compilations
 from tests.marks import nightly
 from tests.training.fakes import ITERATIONS, PENDULUM, TINY, Countdown
 from tests.training.test_resume import StoppedError, stop_at
@@ -325,13 +326,25 @@ def test_an_environment_of_another_size_is_refused(finished_run: Run, tmp_path: 
         load_policy(mine.path)
 
 
+def hopper_policy(seed: int) -> Policy:
+    network = TanhGaussianPolicy(11, 3, (8,), jax.random.key(seed))
+    return Policy(Actor(network, new_normalizer(11)), envs.make("hopper"))
+
+
+def test_it_is_compiled_once_for_all_policies_of_its_kind() -> None:
+    first, second = hopper_policy(0), hopper_policy(1)
+    observation = np.ones((6, 11), np.float32)
+    with compilations() as names:
+        action = first(observation)
+    assert len(names) == 1
+    with compilations() as names:
+        np.testing.assert_array_equal(first(observation), action)
+        assert not np.array_equal(second(observation), action)
+    assert not names
+
+
 def test_a_policy_is_a_pytree_and_a_function() -> None:
-    env = envs.make("hopper")
-
-    def make(seed: int) -> Policy:
-        key = jax.random.key(seed)
-        return Policy(Actor(TanhGaussianPolicy(11, 3, (8,), key), new_normalizer(11)), env)
-
+    make = hopper_policy
     first, second = make(0), make(1)
     batch = jax.random.normal(jax.random.key(2), (5, 11))
     expected = first(batch)

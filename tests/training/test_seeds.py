@@ -12,6 +12,7 @@ from rpo.training import Run, SettingsError
 from rpo.training.metrics import WALL_CLOCK_COLUMNS
 from rpo.training.program import Program
 from rpo.training.settings import resolve
+from tests.compilations import compilations
 from tests.marks import nightly
 from tests.training.fakes import PENDULUM, TINY
 
@@ -52,6 +53,15 @@ def assert_close(state: object, expected: object) -> None:
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), state, expected
     )
+
+
+def test_states_are_placed_by_one_program() -> None:
+    started = begun(seeds=3, devices=TWO)
+    with compilations() as names:
+        lanes = started.program.from_host(started.state)
+    assert len(lanes) == started.lanes
+    assert len(names) <= 1
+    jax.tree.map(np.testing.assert_array_equal, started.program.to_host(lanes), started.state)
 
 
 def test_mapping_over_seeds_gives_the_same() -> None:
