@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from rpo import envs
@@ -60,7 +61,7 @@ class Policy(eqx.Module):
     actor: Actor
     env: Env
 
-    def __call__(self, observation: Array, key: Array | None = None) -> Array:
+    def __call__(self, observation: ArrayLike, key: Array | None = None) -> Array:
         """The action for `Env.step`.
 
         Args:
@@ -70,15 +71,15 @@ class Policy(eqx.Module):
         Raises:
             SettingsError: if the observation has another size.
         """
-        if not isinstance(observation, Array):
-            observation = np.asarray(observation)
+        given = observation if isinstance(observation, Array) else np.asarray(observation)
         size = self.env.spec.observation_size
-        if observation.shape[-1:] != (size,):
+        if given.shape[-1:] != (size,):
             raise SettingsError(
                 f"an observation of {self.env.spec.name} has {size} numbers along its last axis; "
-                f"this one has the shape {observation.shape}"
+                f"this one has the shape {given.shape}"
             )
-        return _act(self.actor, observation, key)
+        action: Array = _act(self.actor, given, key)
+        return action
 
     # By identity, so that `jax.jit` can tell policies apart without comparing arrays.
     __hash__ = object.__hash__
