@@ -344,8 +344,7 @@ def test_it_is_compiled_once_for_all_policies_of_its_kind() -> None:
 
 
 def test_a_policy_is_a_pytree_and_a_function() -> None:
-    make = hopper_policy
-    first, second = make(0), make(1)
+    first, second = hopper_policy(0), hopper_policy(1)
     batch = jax.random.normal(jax.random.key(2), (5, 11))
     expected = first(batch)
     assert expected.shape == (5, 3)
@@ -355,7 +354,7 @@ def test_a_policy_is_a_pytree_and_a_function() -> None:
     seeds = jax.jit(jax.vmap(lambda policy, x: policy(x), in_axes=(0, None)))(both, batch)
     np.testing.assert_allclose(seeds[1], second(batch), rtol=1e-5, atol=1e-6)
     donated = jax.jit(lambda policy: jax.tree.map(lambda x: 2 * x, policy), donate_argnums=0)
-    assert isinstance(donated(make(3)), Policy)
+    assert isinstance(donated(hopper_policy(3)), Policy)
     with pytest.raises(SettingsError, match=r"hopper has 11 numbers .* shape \(5, 12\)") as caught:
         first(jnp.zeros((5, 12)))
     assert "\n" not in str(caught.value)
