@@ -31,6 +31,7 @@ from rpo.algorithms.collection import collect
 from rpo.algorithms.devices import environment_indices, environment_keys, environment_noise
 from rpo.algorithms.first_order import FirstOrderAlgorithm
 from rpo.algorithms.ppo import PPO
+from rpo.runtime import keep_memory
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.settings import resolve
 
@@ -255,6 +256,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
     enable_compilation_cache()
+    keep_memory()  # as the commands do
     rows: list[dict] = []
     best = 0.0
     for preset in args.presets:

@@ -15,6 +15,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rpo.physics.factors import NOMINAL, Factors
@@ -124,23 +125,28 @@ class Randomization:
             bodies: that have a mass.
             actions: of the task.
         """
-        streams = jax.random.split(jax.random.fold_in(key, _DRAWS), len(Factors._fields) + 1)
+        names = [*self.factors, *["latency"] * self.delays]
+        if not names:
+            return Variation(Factors())
+        every = (*Factors._fields, "latency")
+        streams = jax.random.split(jax.random.fold_in(key, _DRAWS), len(every))
         shapes = {"mass": (bodies,), "inertia": (bodies,), "strength": (actions,)}
+        sizes = [math.prod(shapes.get(name, ())) for name in names]
 
-        def uniform(stream: int, field: str, shape: tuple[int, ...] = ()) -> Array:
-            low, high = getattr(self, field)
-            return jax.random.uniform(streams[stream], shape, minval=low, maxval=high)
+        # A stream begins alike however much of it is drawn: one draw of them all compiles sooner.
+        def uniform(stream: Array, bounds: Array) -> Array:
+            return jax.random.uniform(stream, (max(sizes),), minval=bounds[0], maxval=bounds[1])
 
-        factors = {
-            name: uniform(k, f"{name}_range", shapes.get(name, ()))
-            for k, name in enumerate(Factors._fields)
-            if name in self.factors
-        }
-        if not self.delays:
-            return Variation(Factors(**factors))
-        latency = uniform(len(Factors._fields), "latency_range")
+        own = streams[np.array([every.index(name) for name in names])]
+        ranges = jnp.array([getattr(self, f"{name}_range") for name in names])
+        rows = zip(names, sizes, jax.vmap(uniform)(own, ranges), strict=True)
+        drawn = {name: row[:size].reshape(shapes.get(name, ())) for name, size, row in rows}
+        latency = drawn.pop("latency", None)
+        factors = Factors(**drawn)
+        if latency is None:
+            return Variation(factors)
         steps = math.ceil(self.latency_range[1])
-        return Variation(Factors(**factors), latency, jnp.zeros((steps, actions), latency.dtype))
+        return Variation(factors, latency, jnp.zeros((steps, actions), latency.dtype))
 
     def measured(
         self,

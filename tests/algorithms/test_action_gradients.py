@@ -44,18 +44,24 @@ def _double_precision():
 @functools.cache
 def prepared(algorithm, env=ENV):
     """A state with observation statistics unlike the identity, and its rollout and batch."""
-    key = jax.random.PRNGKey(5)
+    # Two programs, whose keys are arguments: the first serves all algorithms with such a state, and
+    # XLA need not draw random numbers while it compiles.
 
     @jax.jit
-    def prepare():
-        state = algorithm.init(env, jax.random.PRNGKey(3))
-        data = 1 + 2 * jax.random.normal(jax.random.PRNGKey(4), (50, env.spec.observation_size))
-        state = dataclasses.replace(state, normalizer=state.normalizer.update(data))
+    def start(key, data_key):
+        state = algorithm.init(env, key)
+        data = 1 + 2 * jax.random.normal(data_key, (50, env.spec.observation_size))
+        return dataclasses.replace(state, normalizer=state.normalizer.update(data))
+
+    @jax.jit
+    def roll(state, key):
         rollout = algorithm.rollout(env, state, key)
         observation = state.normalizer(rollout.segment.observation)
-        return state, rollout, make_actor_batch(rollout, observation, DISCOUNT)
+        return rollout, make_actor_batch(rollout, observation, DISCOUNT)
 
-    return *prepare(), key
+    key = jax.random.PRNGKey(5)
+    state = start(jax.random.PRNGKey(3), jax.random.PRNGKey(4))
+    return state, *roll(state, key), key
 
 
 def reference_returns(env, state, policy, key, perturbation, coefficient):

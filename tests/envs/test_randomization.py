@@ -130,6 +130,23 @@ def test_a_figure_does_not_depend_on_what_else_is_drawn():
     assert leaves_equal(every.key, none.key)
 
 
+def test_figures_are_drawn_together_each_from_its_stream():
+    """As many operations for all of them as for one, and the numbers that each has by itself."""
+    key = jax.random.key(4)
+    drawn = {
+        which: jax.make_jaxpr(cart(**settings).randomization.draw, static_argnums=(1, 2))(key, 2, 3)
+        for which, settings in {"every": EVERYTHING, "one": {"mass_range": (0.8, 1.2)}}.items()
+    }
+    every, one = (str(program).count("random_bits[") for program in drawn.values())
+    assert every == one == 1
+    variation = cart(**EVERYTHING).randomization.draw(key, 2, 3)
+    figures = [*variation.factors, variation.latency]
+    streams = jax.random.split(jax.random.fold_in(key, 2**31 - 1), len(figures))
+    for stream, values, (low, high) in zip(streams, figures, EVERYTHING.values(), strict=False):
+        expected = jax.random.uniform(stream, values.shape, minval=low, maxval=high)
+        np.testing.assert_array_equal(values, expected)
+
+
 def test_an_episode_keeps_its_figures_and_the_next_has_new_ones():
     start = begun(0, **EVERYTHING)
     stagger = dataclasses.replace(start, step_count=np.arange(8, dtype=np.int32) % 2)
