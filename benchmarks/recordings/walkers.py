@@ -133,7 +133,11 @@ class Recording:
     @cached_property
     def states(self) -> tuple[Array, Array]:
         """All recorded states in our coordinates: q (T+1, n, nq) and qd (T+1, n, nv)."""
-        return state_from_reference(self.array("joint_q"), self.array("joint_qd"), self.kind)
+        theirs = self.array("joint_q"), self.array("joint_qd")
+        ours: tuple[Array, Array] = jax.jit(state_from_reference, static_argnums=2)(
+            *theirs, self.kind
+        )
+        return ours
 
     def step(self, q: Array, qd: Array, action: Array) -> tuple[Array, Array]:
         """One control step of a batch in our coordinates, without any reset."""
@@ -200,13 +204,14 @@ def compare_observations(recording: Recording) -> Iterator[Measurement]:
     actions = clip_action(recording.array("actions"))
     shown = jnp.concatenate([jnp.zeros_like(actions[:1]), actions])[: len(q)]
     env = recording.env
+    observe = jax.jit(env.observe)
     state = env.state(_merge(q), _merge(qd))
-    yield _measure_observation("observations", env.observe(state), recording.data["obs"])
+    yield _measure_observation("observations", observe(state), recording.data["obs"])
     if env.spec.observation_size > recording.data["obs"].shape[-1] or recording.kind == "planar":
         return
     shown_state = RobotState(state.q, state.qd, _merge(shown))
     yield _measure_observation(
-        "with last action", env.observe(shown_state), recording.data["obs_no_grad_mode"]
+        "with last action", observe(shown_state), recording.data["obs_no_grad_mode"]
     )
 
 
@@ -215,7 +220,8 @@ def compare_rewards(recording: Recording) -> Iterator[Measurement]:
     q, qd = recording.states
     steps = len(recording.data["reward"])
     state = recording.env.state(_merge(q[:steps]), _merge(qd[:steps]))
-    reward = recording.env.reward(state, clip_action(_merge(recording.array("actions"))), state)
+    actions = clip_action(_merge(recording.array("actions")))
+    reward = jax.jit(recording.env.reward)(state, actions, state)
     yield _measure("rewards", "rewards", reward, _merge(recording.data["reward"]), 1e-5)
 
 
