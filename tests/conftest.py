@@ -36,10 +36,6 @@ if os.environ.get("RPO_TESTS_OPTIMIZE", "0") == "0":
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
         os.environ["XLA_FLAGS"] = flags.strip()
 
-    from jax._src.interpreters import mlir  # private: without it the tests are merely slower
-
-    if hasattr(mlir, "make_ir_context"):
-        mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 from tests.shapes import check_annotations
 
@@ -71,6 +67,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     runtime.collect_garbage_rarely()
     runtime.keep_memory()
+    if os.environ.get("RPO_TESTS_OPTIMIZE", "0") == "0":
+        share_context()
     here = Path(__file__).parent
     place = {(here / f"{name}.py"): k for k, name in enumerate(LONGEST.split())}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def share_context() -> None:
+    """All programs are lowered in one MLIR context; with another JAX perhaps each in its own."""
+    from jax._src.interpreters import mlir
+
+    if hasattr(mlir, "make_ir_context"):
+        mlir.make_ir_context = functools.cache(mlir.make_ir_context)
