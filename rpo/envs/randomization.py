@@ -213,7 +213,7 @@ def scaled(value: Any, factor: Array | None) -> Any:
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
     """A setting as a tuple of numbers; it may be a list, or a lone number for a tuple of one."""
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if any(isinstance(x, bool) or not isinstance(x, int | float) for x in values):
         raise ValueError(f"{name} is {value!r}, must be numbers")
     return tuple(map(float, values))

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from rpo.physics.geoms import Floats
-from rpo.physics.tables import check_ranges, check_table, empty
+from rpo.physics.tables import Shapes, check_ranges, check_table, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,8 +80,8 @@ class Actuators:
         return clip(joint, self.joint_lower, self.joint_upper)
 
 
-def _shapes(count: int, dofs: int) -> dict[str, tuple[int, ...]]:
-    shapes = {field.name: (count,) for field in dataclasses.fields(Actuators)}
+def _shapes(count: int, dofs: int) -> Shapes:
+    shapes: Shapes = {field.name: (count,) for field in dataclasses.fields(Actuators)}
     del shapes["names"]
     return shapes | {"moment": (count, dofs), "joint_lower": (dofs,), "joint_upper": (dofs,)}
 

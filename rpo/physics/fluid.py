@@ -17,7 +17,7 @@ import dataclasses
 import numpy as np
 
 from rpo.physics.geoms import Floats, Ints
-from rpo.physics.tables import check_table, empty
+from rpo.physics.tables import Shapes, check_table, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +53,8 @@ class Fluid:
             raise ValueError("fluid: density, viscosity and size must not be negative")
 
 
-def _shapes(count: int) -> dict[str, tuple[int, ...]]:
-    shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
+def _shapes(count: int) -> Shapes:
+    shapes: Shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
     return shapes | {"size": (count, 3), "wind": (3,)}
 
 

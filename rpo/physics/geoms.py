@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from rpo.physics.tables import check_table, empty
+from rpo.physics.tables import Shapes, check_table, empty
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -109,8 +109,8 @@ class Geoms:
 MATERIAL = ("stiffness", "damping", "friction_stiffness", "friction_coefficient")
 
 
-def _shapes(count: int, pairs: int) -> dict[str, tuple[int, ...]]:
-    shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
+def _shapes(count: int, pairs: int) -> Shapes:
+    shapes: Shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
     shapes |= {"half_extents": (count, 3), "pairs": (pairs, 2)}
     return shapes | dict.fromkeys(("radius", *MATERIAL), (count,))
 

@@ -108,7 +108,7 @@ def joint_motion(group: Group, subspace: Motion, velocity: Components) -> Motion
 
 def add_motion(a: M, b: M) -> M:
     """Sum of two spatial vectors."""
-    return type(a)(vadd(a.angular, b.angular), vadd(a.linear, b.linear))
+    return a._replace(angular=vadd(a.angular, b.angular), linear=vadd(a.linear, b.linear))
 
 
 def link_velocities(

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from rpo.physics.geoms import MATERIAL, Floats, Ints
-from rpo.physics.tables import check_table, empty
+from rpo.physics.tables import Shapes, check_table, empty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,8 +59,8 @@ class PlaneContacts:
         return np.asarray((self.semi_axes > 0).any(axis=1))
 
 
-def _shapes(count: int) -> dict[str, tuple[int, ...]]:
-    shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
+def _shapes(count: int) -> Shapes:
+    shapes: Shapes = {"link": (count,), "position": (count, 3), "quaternion": (count, 4)}
     shapes |= {"semi_axes": (count, 3), "normal": (count, 3)}
     return shapes | dict.fromkeys(("radius", "offset", *MATERIAL), (count,))
 

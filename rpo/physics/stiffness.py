@@ -69,7 +69,7 @@ def fastest_rates(model: Model, compiled: mujoco.MjModel, q: Floats) -> Rates:
     for row, unit in zip(inertia, np.eye(model.nv), strict=True):
         mujoco.mj_mulM(compiled, data, row, unit)
     try:
-        root = np.linalg.inv(np.linalg.cholesky(inertia))
+        root: Floats = np.asarray(np.linalg.inv(np.linalg.cholesky(inertia)), float)
     except np.linalg.LinAlgError:
         raise ValueError(
             "its mass matrix has no inverse: some link is far too light beside the others"

@@ -93,7 +93,7 @@ def check_config(path: Path, config: Any, version: int) -> dict[str, Any]:
             raise RunError(f"{path} is damaged: {name} is not a whole number in its range")
     if config["run_settings"]["seeds"] > 2**20:
         raise RunError(f"{path} is damaged: seeds is out of range")
-    if not isinstance(config.get("origin"), dict | None):
+    if not isinstance(config.get("origin"), (dict, type(None))):
         raise RunError(f"{path} is damaged: origin is not what it should be")
     if not all(isinstance(session, dict) for session in config["sessions"]):
         raise RunError(f"{path} is damaged: a session is not what it should be")

@@ -110,7 +110,7 @@ def load_task(task: str) -> Env:
         ]
         known = f"; it has {', '.join(classes)}" if classes else ""
         raise SettingsError(f"{file.path} defines no environment class {file.name}{known}")
-    build: Callable[[], Env] = env_class
+    build: Callable[..., Env] = env_class
     try:
         env = build()
         check_env(env)

@@ -70,7 +70,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
 def _tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if kinds[-1] is Ellipsis and isinstance(value, int | float):
         value = (value,)
-    if not isinstance(value, list | tuple) or len(value) > MAX_LENGTH:
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_LENGTH:
         raise _wrong(name, value, "a list")
     if kinds[-1] is Ellipsis:
         kinds = (kinds[0],) * len(value)

@@ -133,7 +133,12 @@ def values_of_sac(state, observations):
     return np.asarray(action_values(state.critics, observation, action))
 
 
-WITHOUT_ENTROPY = {"discount": 0.5, "initial_temperature": 1e-4, "temperature_learning_rate": 0.0}
+WITHOUT_ENTROPY = {
+    "batch_size": 64,
+    "discount": 0.5,
+    "initial_temperature": 1e-4,
+    "temperature_learning_rate": 0.0,
+}
 
 
 @nightly

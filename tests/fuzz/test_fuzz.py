@@ -13,11 +13,18 @@ import pytest
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz import targets
 from tests.fuzz.drive import Driver
+from tests.marks import nightly
 
 
 @pytest.mark.parametrize(
     ("target", "drawn", "made"),
-    [("mjcf", 30, 640), ("urdf", 30, 440), ("settings", 40, 920)],
+    [
+        ("mjcf", 20, 320),
+        ("urdf", 20, 220),
+        ("settings", 40, 920),
+        pytest.param("mjcf", 60, 1280, marks=nightly),
+        pytest.param("urdf", 60, 880, marks=nightly),
+    ],
 )
 def test_inputs_are_taken_or_refused(target: str, drawn: int, made: int) -> None:
     """Drawn ones cost ten times as much as those that are made of their pieces."""

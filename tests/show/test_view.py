@@ -25,7 +25,8 @@ from rpo.training.policy_file import read_policy_file, write_policy_file
 from tests.marks import nightly
 from tests.training.fakes import PENDULUM
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = "chromium-headless-shell", "chromium", "chromium-browser"
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 # Sockets of the browser and of viser's server are closed by other threads, a little later.
 pytestmark = [
