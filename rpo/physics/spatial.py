@@ -8,11 +8,14 @@ them and indexing the stack makes XLA copy the stack into each of its users.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 Scalar = Any
 Vector = tuple[Scalar, Scalar, Scalar]
@@ -43,9 +46,21 @@ def _fold(value: Any) -> Scalar:
     return float(value) if np.ndim(value) == 0 else constant(value)
 
 
-def _like(value: Scalar, other: Scalar) -> Scalar:
-    """Give a constant array the other operand's precision, so that it never promotes the state."""
-    return value.astype(other.dtype) if isinstance(value, np.ndarray) else value
+def _operation(
+    direct: Callable[[Any, Any], Any], general: Callable[[Any, Any], Any], a: Scalar, b: Scalar
+) -> Scalar:
+    """The operation on two operands of which at least one is known only when it runs.
+
+    Of equal types and ranks it needs no rules of promotion: those of `jax.numpy` are a program of
+    their own for every operation, and most of the time that tracing a step takes.
+    """
+    if not isinstance(a, jax.Array):
+        a = np.asarray(a, b.dtype)
+    if not isinstance(b, jax.Array):
+        b = np.asarray(b, a.dtype)
+    if a.dtype == b.dtype and (a.ndim == b.ndim or not a.ndim or not b.ndim):
+        return direct(a, b)
+    return general(a, b)
 
 
 def _is(value: Scalar, number: float) -> bool:
@@ -63,8 +78,8 @@ def mul(a: Scalar, b: Scalar) -> Scalar:
     if _is(a, 1.0):
         return b
     if _is(a, -1.0):
-        return -b
-    return _like(a, b) * b
+        return neg(b)
+    return _operation(lax.mul, operator.mul, a, b)
 
 
 def add(a: Scalar, b: Scalar) -> Scalar:
@@ -75,25 +90,24 @@ def add(a: Scalar, b: Scalar) -> Scalar:
         return b
     if _is(b, 0.0):
         return a
-    return _like(a, b) + _like(b, a)
+    return _operation(lax.add, operator.add, a, b)
 
 
 def neg(a: Scalar) -> Scalar:
     """Negative."""
-    return -a
+    return lax.neg(a) if isinstance(a, jax.Array) else -a
 
 
 def sub(a: Scalar, b: Scalar) -> Scalar:
     """Difference; nothing is emitted for a zero."""
     if _is(a, 0.0):
-        return -b if not _is(b, 0.0) else 0.0
+        return neg(b) if not _is(b, 0.0) else 0.0
     if is_constant(b) or not is_constant(a):
         if _is(b, 0.0):
             return a
         if is_constant(a):
             return _fold(a - b)
-        return a - _like(b, a)
-    return _like(a, b) - b
+    return _operation(lax.sub, operator.sub, a, b)
 
 
 def total(*terms: Scalar) -> Scalar:
