@@ -134,7 +134,7 @@ def values_of_sac(state, observations):
 
 
 WITHOUT_ENTROPY = {
-    "batch_size": 64,
+    "batch_size": 64,  # a quarter of the work for the same values
     "discount": 0.5,
     "initial_temperature": 1e-4,
     "temperature_learning_rate": 0.0,

@@ -37,7 +37,7 @@ def test_operations_are_numpys_in_the_states_precision(name: str, a: object, b: 
 
 
 def test_operations_need_no_rules_of_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of `jax.numpy` trace a program per operation: a step would take half as long again."""
+    """Those of `jax.numpy` trace a program per operation."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
