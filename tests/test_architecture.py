@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -64,7 +65,12 @@ def room(module: str) -> int:
 
 
 KNOWN = modules()
-GRAPH = {module: imports(path, KNOWN) - {module} for module, path in KNOWN.items()}
+
+
+@functools.cache  # reading all files takes a second: not while tests are collected
+def graph() -> dict[str, set[str]]:
+    """What each module imports of the package."""
+    return {module: imports(path, KNOWN) - {module} for module, path in KNOWN.items()}
 
 
 def test_every_module_has_a_room():
@@ -74,7 +80,7 @@ def test_every_module_has_a_room():
 def test_no_import_points_upwards():
     upwards = [
         f"{module} imports {other}"
-        for module, others in GRAPH.items()
+        for module, others in graph().items()
         for other in others
         if room(other) > room(module)
     ]
@@ -83,6 +89,6 @@ def test_no_import_points_upwards():
 
 def test_there_is_no_circle():
     try:
-        graphlib.TopologicalSorter(GRAPH).prepare()
+        graphlib.TopologicalSorter(graph()).prepare()
     except graphlib.CycleError as error:
         raise AssertionError(f"a circle of imports: {' -> '.join(error.args[1])}") from None

@@ -95,23 +95,18 @@ def test_number_of_cpu_devices_can_be_chosen() -> None:
     assert result.stdout.strip() == "3"
 
 
-def test_number_of_cpu_devices_of_the_user_wins() -> None:
+def test_the_users_number_of_devices_wins_and_the_compiler_option_can_be_refused() -> None:
     flags = "--xla_force_host_platform_device_count=4"
-    result = python("import rpo, jax; print(jax.device_count())", XLA_FLAGS=flags)
-    assert result.stdout.strip() == "4"
+    code = "import os, rpo, jax; print(jax.device_count(), os.environ['XLA_FLAGS'])"
+    assert python(code, XLA_FLAGS=flags, RPO_FUSION="0").stdout.split() == ["4", flags]
 
 
 def test_a_wrong_number_of_devices_takes_one_line():
-    result = python("import rpo.cli; rpo.cli.main(['tasks'])", RPO_CPU_DEVICES="many")
-    expected = "error: RPO_CPU_DEVICES must be a positive whole number, at most 4096, got 'many'"
-    assert result.stderr.splitlines() == [expected]
-    result = python("import rpo; rpo.train('ant')", RPO_CPU_DEVICES="many")
-    assert "rpo.errors.SettingsError: RPO_CPU_DEVICES must be" in result.stderr
-
-
-def test_the_compiler_option_can_be_refused() -> None:
-    result = python("import rpo, os; print(os.environ.get('XLA_FLAGS'))", RPO_FUSION="0")
-    assert result.stdout.strip() == "None"
+    code = "import rpo.cli; rpo.cli.main(['tasks']); rpo.train('ant')"
+    result = python(code, RPO_CPU_DEVICES="many")
+    problem = "RPO_CPU_DEVICES must be a positive whole number, at most 4096, got 'many'"
+    first, *_, last = result.stderr.splitlines()
+    assert (first, last) == (f"error: {problem}", f"rpo.errors.SettingsError: {problem}")
 
 
 def test_a_backend_that_already_runs_is_reported_not_changed() -> None:

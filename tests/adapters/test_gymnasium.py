@@ -12,6 +12,7 @@ import pytest
 
 from rpo import envs
 from rpo.errors import RunError, SettingsError
+from tests.marks import rest_nightly
 from tests.training.fakes import Countdown, Echo
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -73,7 +74,7 @@ def _said(infos: dict[str, object], name: str) -> bool:
     return bool(np.any(infos.get(f"_{name.removeprefix('_')}", True)))
 
 
-@pytest.mark.parametrize("task", [Countdown, Echo])
+@pytest.mark.parametrize("task", rest_nightly([Countdown, Echo]))
 def test_a_batch_is_what_gymnasium_makes_of_single_ones(task: Callable[[], envs.Env]) -> None:
     """Through ends of both kinds, restarts, and the entries of `info`."""
     count = 3

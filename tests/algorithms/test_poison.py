@@ -10,7 +10,7 @@ from rpo import algorithms
 from tests.algorithms.probe_environments import Poisoned
 from tests.marks import rest_nightly
 
-FIRST_ORDER = ("rpo", "shac", "sapo", "gippo")
+FIRST_ORDER = ("shac", "rpo", "sapo", "gippo")
 MODEL_FREE = ("ppo", "sac")
 ENVS, ITERATIONS = 8, 6
 SIZES = (1e6, 1e20, np.inf, np.nan)

@@ -267,6 +267,7 @@ def test_noise_is_normal_with_its_deviation():
     )
 
 
+@nightly  # a policy that sees noise is differentiated every time
 def test_gradients_pass_the_noise_unchanged():
     noisy, quiet = cart(observation_noise=0.3), Cart()
     actions = random_actions(3, 4)
@@ -295,6 +296,7 @@ def assert_step_is_differentiated_right(env, start):
         assert comparison.smooth.mean() > 0.6, comparison
 
 
+@nightly  # those of a robot are checked every time
 def test_gradients_of_a_randomised_step_are_right():
     with jax.enable_x64(True):
         assert_step_is_differentiated_right(cart(**EVERYTHING), begun(1, **EVERYTHING))
@@ -369,18 +371,30 @@ def test_every_shipped_task_takes_everything(task):
     assert with_string.task_settings["observation_noise"] == (0.02,)
 
 
-def test_the_example_of_the_documentation():
-    path = ROOT / "examples" / "randomised_pendulum.py"
-    specification = importlib.util.spec_from_file_location("randomised_pendulum", path)
+EXAMPLE = ROOT / "examples" / "randomised_pendulum.py"
+
+
+@pytest.fixture
+def pendulum():
+    specification = importlib.util.spec_from_file_location("randomised_pendulum", EXAMPLE)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    env = module.RandomisedPendulum()
+    return module.RandomisedPendulum()
+
+
+@nightly
+def test_the_example_of_the_documentation_is_differentiated_right(pendulum):
     with jax.enable_x64(True):
-        assert_step_is_differentiated_right(env, env.reset(jax.random.key(0), 8))
+        assert_step_is_differentiated_right(pendulum, pendulum.reset(jax.random.key(0), 8))
+
+
+def test_the_example_of_the_documentation(pendulum):
     text = (ROOT / "docs" / "domain-randomisation.md").read_text()
-    assert path.read_text() in text
+    assert EXAMPLE.read_text() in text
+    state = jax.eval_shape(lambda key: pendulum.reset(key, 2), jax.random.key(0))
+    assert jax.tree.leaves(state.variation)
     # without randomisation it is the pendulum that it was made from
-    nominal = env.with_randomization(OFF)
+    nominal = pendulum.with_randomization(OFF)
     state = jax.eval_shape(lambda key: nominal.reset(key, 2), jax.random.key(0))
     assert not jax.tree.leaves(state.variation)
     assert jax.eval_shape(nominal.step, state, jax.ShapeDtypeStruct((2, 1), jnp.float32))

@@ -19,11 +19,11 @@ from tests.marks import nightly
 @pytest.mark.parametrize(
     ("target", "drawn", "made"),
     [
-        ("mjcf", 20, 320),
-        ("urdf", 20, 220),
+        ("mjcf", 12, 200),
+        ("urdf", 12, 140),
         ("settings", 40, 920),
-        pytest.param("mjcf", 60, 1280, marks=nightly),
-        pytest.param("urdf", 60, 880, marks=nightly),
+        pytest.param("mjcf", 70, 1400, marks=nightly),
+        pytest.param("urdf", 70, 960, marks=nightly),
     ],
 )
 def test_inputs_are_taken_or_refused(target: str, drawn: int, made: int) -> None:

@@ -18,6 +18,7 @@ from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import Model
 from rpo.physics.step import StepSettings, control_step
 from rpo.physics.topology import groups_of
+from tests.marks import rest_nightly
 from tests.physics.robots import planar
 
 ENVS = 12
@@ -193,7 +194,7 @@ def expected_wrenches(model: Model, q: np.ndarray, qd: np.ndarray) -> np.ndarray
     return result
 
 
-@pytest.mark.parametrize("slots", [8, 1])
+@pytest.mark.parametrize("slots", rest_nightly([1, 8]))
 def test_wrenches_are_those_of_plain_loops(model, slots, monkeypatch):
     """However few slots a round has, no contact is left out."""
     monkeypatch.setattr(pairs, "SLOTS", slots)

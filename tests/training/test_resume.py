@@ -133,6 +133,7 @@ def unfinished_checkpoint(path: Path) -> bool:
     return any("tmp" in entry.name for entry in (path / "checkpoints").iterdir())
 
 
+@nightly  # a run that began with what another learned is killed there every time
 def test_killed_before_the_first_checkpoint(tmp_path: Path, finished_run: Run) -> None:
     path = tmp_path / "run"
     Run.create(path, resolve(PENDULUM, settings=TINY | TWO_SEEDS))  # as far as it had come

@@ -17,6 +17,7 @@ from tests.marks import nightly
 from tests.training.fakes import PENDULUM, TINY
 
 
+@nightly  # of three iterations it is seen every time, below
 def test_a_seed_alone_equals_the_seed_among_others(finished_run: Run, train_tiny) -> None:
     alone = train_tiny(seed=1, devices=1).metrics()
     among = finished_run.metrics()
@@ -87,6 +88,7 @@ def test_each_of_several_seeds_has_a_device_of_its_own() -> None:
     assert len({device for _, device in several.parts}) == 2
     assert several.metrics["reward"].shape == (3,)
     assert alone.metrics["reward"][0] == several.metrics["reward"][2]
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y[2]), alone.state, several.state)
 
 
 def test_more_devices_than_there_are() -> None:

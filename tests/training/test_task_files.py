@@ -17,6 +17,7 @@ import pytest
 
 import rpo
 from rpo import cli
+from rpo.envs import EpisodicEnv
 from rpo.errors import RunError, TaskError, TrainingError
 from rpo.training import Run
 from rpo.training.evaluation import evaluate_policy
@@ -25,6 +26,7 @@ from rpo.training.session import Session
 from rpo.training.settings import resolve
 from rpo.training.task_check import check_env, culprit
 from rpo.training.task_files import load_task
+from tests.marks import nightly
 from tests.training.fakes import PENDULUM, TINY, Countdown, Echo
 from tests.training.test_evaluation import policy_for
 
@@ -215,23 +217,36 @@ class NeverFinite(Echo):
         return action[:, 0] + jnp.nan
 
 
+@nightly
 def test_a_reward_that_is_never_finite_ends_the_training(train_tiny: Callable[..., Run]) -> None:
     with pytest.raises(TrainingError, match=r"NeverFinite\.reward gives 100% numbers"):
         train_tiny(NeverFinite(), "shac", devices=1)
 
 
-def test_numbers_that_are_sometimes_not_finite_are_told_once() -> None:
-    told: list[str] = []
-    training = SimpleNamespace(
-        metrics={"non_finite_states": np.array([0.0, 16.0])},
+def a_session(env: EpisodicEnv, broken: float, told: Callable[[str], None]) -> SimpleNamespace:
+    """As much of a session of two seeds as its watch over states asks for."""
+    return SimpleNamespace(
+        metrics={"non_finite_states": np.array([0.0, broken])},
         steps_per_iteration=64,
-        program=SimpleNamespace(seeds=[0, 1], env=Countdown()),
+        program=SimpleNamespace(seeds=[4, 5], env=env),
         iteration=3,
         warned=False,
-        reporter=SimpleNamespace(message=told.append),
+        reporter=SimpleNamespace(message=told),
     )
+
+
+def test_numbers_that_are_never_finite_end_a_training_and_the_culprit_is_named() -> None:
+    session = a_session(NeverFinite(), 64.0, told=print)
+    expected = r"in iteration 3 every step of seed 5 .*NeverFinite\.reward gives 100% numbers"
+    with pytest.raises(TrainingError, match=expected):
+        Session._watch_states(session)  # type: ignore[arg-type]
+
+
+def test_numbers_that_are_sometimes_not_finite_are_told_once() -> None:
+    told: list[str] = []
+    session = a_session(Countdown(), 16.0, told=told.append)
     for _ in range(2):
-        Session._watch_states(training)  # type: ignore[arg-type]
+        Session._watch_states(session)  # type: ignore[arg-type]
     (line,) = told
     assert line.startswith("warning: in iteration 3, 25.0% of the steps gave a state, observation")
 
