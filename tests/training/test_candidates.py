@@ -40,9 +40,8 @@ def selected(train_tiny: Callable[..., Run], copies: dict[str, Path]) -> Run:
     """A complete run."""
     callbacks = [copying(STOPS[when] + 1, to=path) for when, path in copies.items()]
     settings = SETTINGS | {"checkpoint_interval": 0, "evaluation_episodes": 2}
-    return train_tiny(
-        Countdown(), "shac", **settings, callbacks=callbacks
-    )  # half of RPO's compiling
+    # SHAC: half of what RPO compiles, three times
+    return train_tiny(Countdown(), "shac", **settings, callbacks=callbacks)
 
 
 def test_the_latest_rewards_may_decide_instead() -> None:
