@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from rpo.physics import joints, kinematics, pairs
-from rpo.physics.geoms import MATERIAL, NO_GEOMS, Geoms
+from rpo.physics.geoms import MATERIAL, Geoms
 from rpo.physics.mjcf import load_mjcf
 from rpo.physics.model import Model
 from rpo.physics.step import StepSettings, control_step
 from rpo.physics.topology import groups_of
 from tests.marks import rest_nightly
-from tests.physics.robots import planar
 
 ENVS = 12
 NUMBERS = """<custom><numeric name="pair_stiffness" data="700"/>
@@ -378,34 +377,3 @@ def test_deep_overlaps_and_empty_exclusions_are_said():
     with pytest.warns(UserWarning, match="excludes every pair of shapes"):
         model = load_mjcf(two_bodies(BOX.format("a"), BOX.format("b"), exclude))
     assert not len(model.geoms.pairs)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"radius": np.array([0.0, 0.1]), "half_extents": np.zeros((2, 3))}, "'a' has no size"),
-        ({"radius": np.array([0.1, np.nan])}, "radius holds a non-finite number"),
-        ({"stiffness": np.array([1.0, -1.0])}, "stiffness holds a negative number"),
-        ({"pairs": np.array([[0, 2]])}, "names a shape that does not exist"),
-        ({"link": np.array([0, 0])}, "'a' and 'b' belong to the same link"),
-        ({"position": np.zeros((3, 3))}, r"position has shape \(3, 3\), expected \(2, 3\)"),
-    ],
-)
-def test_bad_geoms_are_refused(change, message):
-    figures = {
-        "names": ("a", "b"),
-        "link": np.array([0, 1]),
-        "position": np.zeros((2, 3)),
-        "quaternion": np.tile([1.0, 0, 0, 0], (2, 1)),
-        "half_extents": np.full((2, 3), 0.1),
-        "radius": np.zeros(2),
-        "pairs": np.array([[0, 1]]),
-    } | {name: np.ones(2) for name in ("stiffness", "damping")}
-    figures |= {name: np.ones(2) for name in ("friction_stiffness", "friction_coefficient")}
-    Geoms(**figures)
-    with pytest.raises(ValueError, match=message):
-        Geoms(**(figures | change))
-
-
-def test_a_robot_without_pairs_has_none():
-    assert planar().geoms is NO_GEOMS
