@@ -44,19 +44,12 @@ def ground_wrench(group: Group, pose: Pose, velocity: Motion, origin_height: Sca
     """Wrench of the ground on each of the group's links."""
     result = NO_WRENCH
     for points in group.contacts:
-        wrench = _points_wrench(points, pose, velocity, origin_height)
-        if group.size == 1 and not group.apart:
-            sums = [[jnp.sum(x, axis=0, keepdims=True) for x in part] for part in wrench]
-            wrench = Wrench(*map(vector, sums))
+        place, force = ground_forces(points, pose, velocity, origin_height)
+        wrench = Wrench(cross(place, force), force)
+        if not group.apart:
+            wrench = on_links(wrench, len(points.numbers), group.size)
         result = add_motion(result, wrench)
     return result
-
-
-def _points_wrench(
-    points: ContactPoints, pose: Pose, velocity: Motion, origin_height: Scalar
-) -> Wrench:
-    place, force = ground_forces(points, pose, velocity, origin_height)
-    return Wrench(cross(place, force), force)
 
 
 def ground_forces(

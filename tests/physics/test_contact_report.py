@@ -156,3 +156,37 @@ def test_another_friction_shows_on_a_slope(settled: tuple[np.ndarray, ...]) -> N
     np.testing.assert_allclose(normal @ force, weight * np.cos(angle), rtol=5e-3)
     np.testing.assert_allclose(-along @ force[:, :2], weight[:2] * np.sin(angle), rtol=5e-3)
     np.testing.assert_allclose(-along @ force[:, 2], 0.5 * 0.1 * (normal @ force)[2], rtol=5e-3)
+
+
+# Its two points differ along the axis that it turns about, which no force depends on.
+WHEEL = """<mujoco>
+  <custom>
+    <numeric name="contact_stiffness" data="1000"/>
+    <numeric name="contact_damping" data="5000"/>
+  </custom>
+  <worldbody>
+    <geom type="plane" size="1 1 1"/>
+    <body pos="0 0 0.1">
+      <joint type="slide" axis="1 0 0"/>
+      <joint type="slide" axis="0 0 1"/>
+      <joint type="hinge" axis="0 1 0"/>
+      <geom type="capsule" size="0.1 0.2" euler="90 0 0" mass="2"/>
+    </body>
+  </worldbody>
+</mujoco>"""
+
+
+def test_all_points_carry_a_planar_wheel() -> None:
+    """Equal forces of several points are not one force."""
+    model = load_mjcf(WHEEL)
+    settings = StepSettings(control_dt=DT, substeps=1, mass_matrix_interval=1)
+    still = jnp.zeros((3, 1))
+
+    @jax.jit
+    def settled() -> jax.Array:
+        def step(_, state):
+            return control_step(model, settings, *state, still)
+
+        return contact_forces(model, *jax.lax.fori_loop(0, 4000, step, (still, still)))[1]
+
+    np.testing.assert_allclose(settled()[..., 0], [[0, 0, 9.81]] * 2, rtol=1e-3, atol=1e-3)
