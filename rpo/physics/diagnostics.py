@@ -71,7 +71,7 @@ def bias_forces(model: Model, q: Array, qd: Array) -> Array:
         for g, group in enumerate(groups)
     ]
     bias = joints.join(rows, [group.velocities for group in groups])
-    return bias + _convective(model, groups, mass_matrix(model, q), qd)
+    return bias + _convective(groups, mass_matrix(model, q), qd)
 
 
 def forward_dynamics(model: Model, q: Array, qd: Array, joint_force: Array) -> Array:
@@ -100,7 +100,7 @@ def _full_scalar(value: Scalar, group: Group, q: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(value, q.dtype), (group.size, q.shape[1]))
 
 
-def _convective(model: Model, groups: tuple[Group, ...], matrix: Array, qd: Array) -> Array:
+def _convective(groups: tuple[Group, ...], matrix: Array, qd: Array) -> Array:
     """-H (w x v, 0): the step integrates the twist, whose rate differs from that of the origin."""
     rate = jnp.zeros_like(qd)
     for group in groups:

@@ -28,6 +28,7 @@ another has numbers of its own, see `rpo.physics.mjcf_geoms`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable
@@ -44,7 +45,7 @@ from rpo.physics.inertia import (
     reference_mass_properties,
     rotation_matrix,
 )
-from rpo.physics.mjcf_checks import check_model, check_spec, check_text, exists
+from rpo.physics.mjcf_checks import check_spec, check_text, exists, numbers_out_of_range
 from rpo.physics.mjcf_geoms import read_geoms
 from rpo.physics.mjcf_numbers import (
     ContactMaterial,
@@ -59,7 +60,7 @@ from rpo.physics.mjcf_tendons import read_tendons
 from rpo.physics.mjcf_tree import IDENTITY, Pose, Tree
 from rpo.physics.model import JointType, Model
 from rpo.physics.touching import is_disabled
-from rpo.physics.unsupported import friendly_name, refuse_unsupported
+from rpo.physics.unsupported import friendly_name, unsupported
 
 InertiaRule: TypeAlias = Literal["physical", "reference"]
 Source: TypeAlias = str | os.PathLike[str]
@@ -225,9 +226,9 @@ def _finish(
 ) -> Model:
     """Checks a compiled description and takes it over; without `numbers` it has its own."""
     try:
-        check_model(model)
-        refuse_unsupported(model)
-        own = read_numbers(model, all_numbers()) if numbers is None else numbers
+        for problem in itertools.chain(numbers_out_of_range(model), unsupported(model)):
+            raise ValueError(problem)
+        own = read_numbers(model) if numbers is None else numbers
         return _convert(model, inertia, own, name)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
@@ -245,7 +246,7 @@ def _convert(
     for body in range(1, model.nbody):
         if model.body_weldid[body] == body:
             _append_links(tree, body, links)
-    for properties, body in zip(*_merged_mass_properties(tree, inertia), strict=True):
+    for body, properties in _merged_mass_properties(tree, inertia).items():
         links[tree.last_link[body]] |= {
             "mass": properties.mass,
             "center_of_mass": properties.center_of_mass - tree.origin[body],
@@ -254,23 +255,21 @@ def _convert(
     if not links:
         raise ValueError("there is no joint, so nothing can move")
     columns = {field: [link[field] for link in links] for field in links[0]}
+    names = {"link_name", "joint_name", "joint_type"}
+    arrays: dict[str, Any] = {field: np.array(columns[field]) for field in columns.keys() - names}
     return Model(
         name=name,
-        link_names=tuple(columns.pop("link_name")),
-        joint_names=tuple(columns.pop("joint_name")),
-        joint_type=tuple(columns.pop("joint_type")),
+        link_names=tuple(columns["link_name"]),
+        joint_names=tuple(columns["joint_name"]),
+        joint_type=tuple(columns["joint_type"]),
         gravity=np.zeros(3) if is_disabled(model, "gravity") else model.opt.gravity.copy(),
         geoms=read_geoms(tree, numbers),
-        **_arrays(columns),
+        **arrays,
         **_degrees_of_freedom(model, numbers),
         **read_planes(tree, numbers),
         **read_tendons(tree, numbers),
         fluid=_fluid(tree),
     )
-
-
-def _arrays(columns: dict[str, list[Any]]) -> dict[str, Any]:
-    return {field: np.array(values) for field, values in columns.items()}
 
 
 def _append_links(tree: Tree, body: int, links: list[dict[str, Any]]) -> None:
@@ -325,9 +324,7 @@ _JOINT_TYPES = {
 }
 
 
-def _merged_mass_properties(
-    tree: Tree, inertia: InertiaRule
-) -> tuple[list[MassProperties], list[int]]:
+def _merged_mass_properties(tree: Tree, inertia: InertiaRule) -> dict[int, MassProperties]:
     """Mass properties of each moving body with all that is fixed to it, in its frame."""
     model = tree.model
     parts: dict[int, list[MassProperties]] = {
@@ -345,7 +342,7 @@ def _merged_mass_properties(
             own = MassProperties(float(model.body_mass[body]), model.body_ipos[body].copy(), tensor)
         pose = tree.pose[body]
         parts[moving].append(own.moved(pose.position, pose.rotation))
-    return [combine(own) for own in parts.values()], list(parts)
+    return {body: combine(own) for body, own in parts.items()}
 
 
 def _degrees_of_freedom(model: mujoco.MjModel, numbers: dict[str, float]) -> dict[str, Any]:

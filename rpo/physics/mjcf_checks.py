@@ -99,16 +99,6 @@ def check_spec(spec: mujoco.MjSpec) -> None:
                 raise ValueError(f"joint {name!r}: {what} must not be negative")
 
 
-def check_model(model: mujoco.MjModel) -> None:
-    """Checks the numbers of a compiled description that go into the dynamics.
-
-    Raises:
-        ValueError: in one line, naming the first element with a number out of range.
-    """
-    for problem in _problems(model):
-        raise ValueError(problem)
-
-
 def _require_plain(path: Path, largest: int) -> None:
     """Refuses devices and pipes, which may never end, and files that are too large."""
     if path.exists() and not path.is_file():
@@ -203,7 +193,8 @@ def _check_numbers(label: str, name: str, value: str) -> None:
             raise ValueError(f"{label} holds {word}, must be at most {_LARGEST[name]:g}")
 
 
-def _problems(model: mujoco.MjModel) -> Iterator[str]:
+def numbers_out_of_range(model: mujoco.MjModel) -> Iterator[str]:
+    """Numbers of a compiled description that the dynamics cannot use, a line for each."""
     yield from _out_of_range(model, "joint", "stiffness", model.jnt_stiffness)
     joint_of = model.dof_jntid
     yield from _out_of_range(model, "joint", "damping", model.dof_damping, joint_of)

@@ -79,28 +79,25 @@ def all_numbers(
     return numbers
 
 
-def read_numbers(model: mujoco.MjModel, defaults: dict[str, float]) -> dict[str, float]:
+def read_numbers(model: mujoco.MjModel) -> dict[str, float]:
     """Constants that the description overrides with `<custom><numeric>` of the same name.
 
     Args:
         model: MuJoCo's compiled model.
-        defaults: names and default values of the constants.
 
     Returns:
-        The values by name. Numbers of other names are left alone.
+        The values of `all_numbers` by name. Numbers of other names are left alone.
 
     Raises:
         ValueError: if a number is negative, not single, or has a misspelt name.
     """
-    values = dict(defaults)
+    values = all_numbers()
     for index in range(model.nnumeric):
         name = friendly_name(model, "numeric", index)
         data = model.numeric_data[model.numeric_adr[index] :][: model.numeric_size[index]]
-        if name not in defaults:
+        if name not in values:
             if name.startswith(_NUMBER_PREFIXES):
-                raise ValueError(
-                    f"unknown custom numeric {name!r}; known are {', '.join(defaults)}"
-                )
+                raise ValueError(f"unknown custom numeric {name!r}; known are {', '.join(values)}")
             continue
         if len(data) != 1 or not np.isfinite(data[0]) or data[0] < 0.0:
             raise ValueError(f"custom numeric {name!r} must be one number, zero or more")

@@ -102,11 +102,10 @@ def sub(a: Scalar, b: Scalar) -> Scalar:
     """Difference; nothing is emitted for a zero."""
     if _is(a, 0.0):
         return neg(b) if not _is(b, 0.0) else 0.0
-    if is_constant(b) or not is_constant(a):
-        if _is(b, 0.0):
-            return a
-        if is_constant(a):
-            return _fold(a - b)
+    if _is(b, 0.0):
+        return a
+    if is_constant(a) and is_constant(b):
+        return _fold(a - b)
     return _operation(lax.sub, operator.sub, a, b)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import jax
 from jax import Array, lax
@@ -57,21 +56,9 @@ def control_step(
     state = begin(groups, start, joints.split(qd, velocity_rows))
     dt = settings.control_dt / settings.substeps
     constants = Constants(model, groups, dt, start, origins, forces, factors)
-    interval = _make_interval(settings, constants)
-    intervals = settings.substeps // settings.mass_matrix_interval
-    if intervals == 1:
-        state = interval(state)
-    else:
-        state, _ = lax.scan(lambda s, _: (interval(s), None), state, length=intervals)
-    coordinates, velocities = end(groups, start, state)
-    return joints.join(coordinates, coordinate_rows), joints.join(velocities, velocity_rows)
 
-
-def _make_interval(settings: StepSettings, constants: Constants) -> Callable[[State], State]:
-    """The function that advances the state by the substeps that share a mass matrix."""
-
-    def interval(state: State) -> State:
-        solver, varying = mass_matrix(constants.groups, state)
+    def interval(state: State) -> State:  # substeps that share a mass matrix
+        solver, varying = mass_matrix(groups, state)
         factor = solver.factorise(lax.stop_gradient(varying))
 
         def one(state: State, _: None) -> tuple[State, None]:
@@ -81,7 +68,12 @@ def _make_interval(settings: StepSettings, constants: Constants) -> Callable[[St
         # Contact between links is searched for once; the rest is cheaper recomputed than kept.
         kept = jax.checkpoint_policies.save_only_these_names(SAVED)
         checkpointed = jax.checkpoint(one, policy=kept)
-        state, _ = lax.scan(checkpointed, state, length=settings.mass_matrix_interval)
-        return state
+        return lax.scan(checkpointed, state, length=settings.mass_matrix_interval)[0]
 
-    return interval
+    intervals = settings.substeps // settings.mass_matrix_interval
+    if intervals == 1:
+        state = interval(state)
+    else:
+        state, _ = lax.scan(lambda s, _: (interval(s), None), state, length=intervals)
+    coordinates, velocities = end(groups, start, state)
+    return joints.join(coordinates, coordinate_rows), joints.join(velocities, velocity_rows)

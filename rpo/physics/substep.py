@@ -181,13 +181,13 @@ def _generalised_forces(constants: Constants, state: State) -> dynamics.Forces:
     tau: dynamics.Forces = {}
     tendons: list[Scalar] = [0.0] * len(groups)
     if model.tendons.names:
-        positions = [_in_world(*args) for args in zip(groups, start, coordinates, strict=True)]
+        positions = [q[0] for q in map(joints.in_world, groups, start, coordinates)]
         tendons = tendon_forces(model, groups, factors, positions, velocities, forces)
     for g, group in enumerate(groups):
         for c in range(group.kind.velocities):
             applied: Scalar = 0.0
             if group.kind is not JointType.FREE:
-                q = _in_world(group, start[g], coordinates[g])
+                (q,) = joints.in_world(group, start[g], coordinates[g])
                 applied = joints.joint_force(group, q, velocities[g][0], forces[g][0])
                 applied = add(applied, tendons[g])
             value = sub(applied, needed[g, c])
@@ -195,11 +195,6 @@ def _generalised_forces(constants: Constants, state: State) -> dynamics.Forces:
             shape = velocities[g][c].shape
             tau[g, c] = value if value.shape == shape else jnp.broadcast_to(value, shape)
     return tau
-
-
-def _in_world(group: Group, start: Components, coordinates: Components) -> Scalar:
-    """First coordinate of a joint, not as a displacement (of no use for a free joint)."""
-    return add(start[0], coordinates[0]) if group.base else coordinates[0]
 
 
 def _other_wrenches(

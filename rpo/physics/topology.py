@@ -171,22 +171,15 @@ def _partition(model: Model) -> list[tuple[int, ...]]:
     waiting: list[tuple[int, ...]] = [(-1,)]
     while waiting:
         parents = waiting.pop(0)
-        slots: dict[Signature, list[list[int]]] = {}
-        for parent in parents:
-            seen: dict[Signature, int] = {}
+        children: list[dict[Signature, list[int]]] = [{} for _ in parents]
+        for own, parent in zip(children, parents, strict=True):
             for link in np.flatnonzero(model.parent == parent):
-                signature = signatures[link]
-                slot = seen.get(signature, 0)
-                seen[signature] = slot + 1
-                rows = slots.setdefault(signature, [])
-                while len(rows) <= slot:
-                    rows.append([])
-                rows[slot].append(int(link))
-        for rows in slots.values():
-            merged = [[link for row in rows for link in row]] if len(parents) == 1 else rows
-            for links in merged:
-                result.append(tuple(links))
-                waiting.append(tuple(links))
+                own.setdefault(signatures[link], []).append(int(link))
+        for signature, alike in children[0].items():  # parents of a group have like children
+            rows = zip(*(own[signature] for own in children), strict=True)
+            found = [tuple(alike)] if len(parents) == 1 else list(rows)
+            result += found
+            waiting += found
     return result
 
 

@@ -1,7 +1,7 @@
 """What a compiled description may not contain, because the dynamics would silently differ.
 
-Every refusal is a `ValueError` of one line that names the element and says what to do where there
-is something to do.
+Every problem is told in one line that names the element and says what to do where there is
+something to do.
 """
 
 from __future__ import annotations
@@ -15,19 +15,6 @@ from rpo.physics.touching import is_disabled
 
 _GEOM = mujoco.mjtGeom
 COLLIDERS = (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_BOX)
-
-
-def refuse_unsupported(model: mujoco.MjModel) -> None:
-    """Check a compiled description for features that the dynamics do not have.
-
-    Args:
-        model: MuJoCo's compiled model.
-
-    Raises:
-        ValueError: in one line, naming the first element that is not supported.
-    """
-    for problem in _problems(model):
-        raise ValueError(problem)
 
 
 def friendly_name(model: mujoco.MjModel, kind: str, index: int) -> str:
@@ -48,7 +35,8 @@ def shape_name(model: mujoco.MjModel, geom: int) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _problems(model: mujoco.MjModel) -> Iterator[str]:
+def unsupported(model: mujoco.MjModel) -> Iterator[str]:
+    """What a compiled description has and the dynamics have not, a line for each element."""
     yield from _whole_elements(model)
     yield from _options(model)
     yield from _bodies(model)
