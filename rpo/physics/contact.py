@@ -111,9 +111,10 @@ def on_links(wrench: Wrench, rows: int, size: int) -> Wrench:
     """
 
     def gather(value: Scalar) -> Scalar:
-        value = jnp.atleast_2d(value)
         if size > 1 or rows == 1:
             return value
+        if jnp.ndim(value) == 0:
+            return mul(rows, value)
         return jnp.sum(jnp.broadcast_to(value, (rows, value.shape[1])), axis=0, keepdims=True)
 
     return Wrench(*(vector(map(gather, part)) for part in wrench))
