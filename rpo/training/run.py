@@ -44,7 +44,7 @@ from rpo.training.run_files import (
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, RunSettings, config_from, is_known, make_env
 from rpo.training.task_files import (
-    description_facts,
+    file_facts,
     is_task_file,
     load_task,
     parse_task_file,
@@ -114,9 +114,10 @@ class Run:
         if origin is not None:
             config["origin"] = origin
         if is_task_file(resolved.task):
-            config["task_file"] = parse_task_file(resolved.task).facts()
+            file, class_name = parse_task_file(resolved.task)
+            config["task_file"] = file_facts(file) | {"class": class_name}
         elif is_description(resolved.task):
-            config["task_file"] = description_facts(resolved.task)
+            config["task_file"] = file_facts(Path(resolved.task))
         run = cls(path, config, resolved.env)
         run.start_session(iteration=0)
         return run

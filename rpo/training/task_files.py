@@ -8,7 +8,6 @@ lines: what, where, and what to do.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import hashlib
 import importlib.util
 import linecache
@@ -29,41 +28,13 @@ MAX_FILE_BYTES = 10_000_000
 _PREFIX = "_rpo_task_"
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskFile:
-    """A user's file with a task.
-
-    Args:
-        path: of the file.
-        name: of the class in it.
-    """
-
-    path: Path
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.name}"
-
-    def digest(self) -> str:
-        """SHA-256 of the file. What it imports is not covered.
-
-        Raises:
-            SettingsError: if there is no such file.
-        """
-        return hashlib.sha256(_contents(self.path)).hexdigest()
-
-    def facts(self) -> dict[str, str]:
-        """What a run records of it, ready for JSON."""
-        return {"path": str(self.path.absolute()), "class": self.name, "sha256": self.digest()}
-
-
 def is_task_file(task: str) -> bool:
     """Whether a task's name means a file."""
     return (":" in task and not is_foreign(task)) or task.endswith(".py")
 
 
-def parse_task_file(task: str) -> TaskFile:
-    """`FILE.py:CLASS` in its parts.
+def parse_task_file(task: str) -> tuple[Path, str]:
+    """`FILE.py:CLASS` in its parts: path of the file, and name of the class in it.
 
     Raises:
         SettingsError: if there is no such file, or no class is named (lists those in the file).
@@ -78,7 +49,7 @@ def parse_task_file(task: str) -> TaskFile:
         known = f"; it has {', '.join(classes)}" if classes else ""
         example = f"{file}:{classes[0] if classes else 'CLASS'}"
         raise SettingsError(f"name the class in {file}, as in {example}{known}")
-    return TaskFile(path, name)
+    return path, name
 
 
 def load_task(task: str) -> Env:
@@ -88,11 +59,11 @@ def load_task(task: str) -> Env:
         SettingsError: if there is no such file or class.
         TaskError: if the file or its class fails, or what it computes has wrong shapes.
     """
-    file = parse_task_file(task)
-    path = file.path.absolute()
+    file, class_name = parse_task_file(task)
+    path = file.absolute()
     spec = importlib.util.spec_from_file_location(_PREFIX + path.stem, path)
     if spec is None or spec.loader is None:
-        raise SettingsError(f"{file.path} is not a Python file")
+        raise SettingsError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     if str(path.parent) not in sys.path:  # as for a script: it may import modules beside it
         sys.path.insert(0, str(path.parent))
@@ -100,8 +71,8 @@ def load_task(task: str) -> Env:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise explained(error, file.path) from error
-    env_class = getattr(module, file.name, None)
+        raise explained(error, file) from error
+    env_class = getattr(module, class_name, None)
     if not (isinstance(env_class, type) and issubclass(env_class, Env)):
         classes = [
             name
@@ -109,7 +80,7 @@ def load_task(task: str) -> Env:
             if isinstance(one, type) and issubclass(one, Env) and one.__module__ == spec.name
         ]
         known = f"; it has {', '.join(classes)}" if classes else ""
-        raise SettingsError(f"{file.path} defines no environment class {file.name}{known}")
+        raise SettingsError(f"{file} defines no environment class {class_name}{known}")
     build: Callable[..., Env] = env_class
     try:
         env = build()
@@ -117,7 +88,7 @@ def load_task(task: str) -> Env:
     except TaskError:
         raise
     except Exception as error:
-        raise explained(error, file.path, doing=f"making {file.name}()") from error
+        raise explained(error, file, doing=f"making {class_name}()") from error
     return env
 
 
@@ -177,7 +148,7 @@ def trusted_task(path: Path, config: Mapping[str, Any], task: str | None, trust:
     if isinstance(place, str):
         named = f"{place}:{named.rpartition(':')[2]}"
     if task is not None:
-        if digest is not None and parse_task_file(task).digest() != digest:
+        if digest is not None and _digest(parse_task_file(task)[0]) != digest:
             warnings.warn(
                 f"{task} is not the same as when {path} was trained (its sha256 differs)",
                 stacklevel=3,
@@ -188,7 +159,7 @@ def trusted_task(path: Path, config: Mapping[str, Any], task: str | None, trust:
             f"{path} was trained on {named}, and using it would execute that file; if you trust "
             "it, add --trust, or name the file yourself: --task FILE.py:CLASS (Python: env=...)"
         )
-    if digest is not None and parse_task_file(named).digest() != digest:
+    if digest is not None and _digest(parse_task_file(named)[0]) != digest:
         raise RunError(
             f"{named} is not the file that {path} was trained with (its sha256 differs); if you "
             f"mean it nevertheless, name it: --task {named}"
@@ -196,14 +167,14 @@ def trusted_task(path: Path, config: Mapping[str, Any], task: str | None, trust:
     return named
 
 
-def description_facts(task: str) -> dict[str, str]:
-    """What a run records of a robot's description. What it includes is not covered.
+def file_facts(path: Path) -> dict[str, str]:
+    """What a run records of its task's file, ready for JSON. What that imports or includes is not
+    covered.
 
     Raises:
         SettingsError: if there is no such file.
     """
-    path = Path(task)
-    return {"path": str(path.absolute()), "sha256": hashlib.sha256(_contents(path)).hexdigest()}
+    return {"path": str(path.absolute()), "sha256": _digest(path)}
 
 
 def recorded_description(path: Path, config: Mapping[str, Any]) -> str:
@@ -220,7 +191,7 @@ def recorded_description(path: Path, config: Mapping[str, Any]) -> str:
     found = [one for one in (place, config["task"]) if isinstance(one, str) and _is_file(one)]
     if not found or digest is None:
         return found[-1] if found else str(config["task"])
-    same = [one for one in found if description_facts(one)["sha256"] == digest]
+    same = [one for one in found if _digest(Path(one)) == digest]
     if not same:
         raise RunError(
             f"{found[0]} is not the description that {path} was trained on (its sha256 differs); "
@@ -253,6 +224,11 @@ def _is_file(path: str | Path) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):  # too long for a name
         return False
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(_contents(path)).hexdigest()
 
 
 def _contents(path: Path) -> bytes:
