@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from importlib import resources
 from pathlib import Path
@@ -20,7 +19,6 @@ from rpo.envs.base import Env, EnvSpec
 from rpo.envs.robot_file import is_description
 from rpo.errors import CheckpointError, RunError, SettingsError, one_line
 from rpo.nets import Actor
-from rpo.training import processes
 from rpo.training.origin import restore
 from rpo.training.policy_file import (
     Network,
@@ -28,9 +26,8 @@ from rpo.training.policy_file import (
     PolicyFile,
     WhichCheckpoint,
     read_policy_file,
-    write_policy_file,
 )
-from rpo.training.program import Program, Progressing, Standing, standing
+from rpo.training.program import Standing, standing
 from rpo.training.run import Run
 from rpo.training.selection import Race
 from rpo.training.settings import Resolved, is_known, make_env
@@ -91,48 +88,6 @@ def _act(actor: Actor, observation: Array, key: Array | None) -> Array:
     return actor(observation, key)
 
 
-class PolicyKeeper:
-    """Writes a run's policy files: `policy.npz`, and one per moment under `policies`."""
-
-    def __init__(self, run: Run, resolved: Resolved, program: Program) -> None:
-        self.run = run
-        self.program = program
-        total = program.selection.iterations
-        self._resolved = resolved
-        self._moments = {round(total * k / MOMENTS) for k in range(MOMENTS + 1)}
-        self._kept: int | None = None
-
-    def keep(
-        self, lanes: list[Progressing], race: Race, iteration: int, env_steps: int, *, newest: bool
-    ) -> None:
-        """Writes what is due after an iteration; all processes of a run call it together.
-
-        Args:
-            lanes: states of the trainings.
-            race: which trainings they are; of each seed the one that leads is kept.
-            iteration: finished iterations.
-            env_steps: of each seed.
-            newest: replace `policy.npz`, rather than only keep a moment if this is one.
-
-        Raises:
-            OSError: if a file cannot be written.
-        """
-        due, newest = iteration in self._moments, newest and self._kept != iteration
-        if not (due or newest):
-            return
-        state = self.program.standing(lanes)
-        if newest:
-            self._kept = iteration
-        if not processes.is_first():
-            return
-        contents = _contents(self.run, self._resolved, state, race, iteration, env_steps)
-        if newest:
-            write_policy_file(self.run.policy_path, contents)
-        if due:
-            moment = dataclasses.replace(contents, best=None)
-            write_policy_file(self.run.moments / f"iteration_{iteration:08d}.npz", moment)
-
-
 @jax.jit
 @jax.vmap
 def _episode_returns(episodes: FinishedEpisodes) -> Array:
@@ -141,10 +96,19 @@ def _episode_returns(episodes: FinishedEpisodes) -> Array:
     return mean
 
 
-def _contents(
+def leading_policies(
     run: Run, resolved: Resolved, state: Standing, race: Race, iteration: int, env_steps: int
 ) -> PolicyFile:
-    """The policies of the trainings that lead, one per seed."""
+    """The policies of the trainings that lead, one per seed, and what their file says of them.
+
+    Args:
+        run: whose policies they are.
+        resolved: its settings.
+        state: of the trainings that are left.
+        race: which ones these are.
+        iteration: finished iterations.
+        env_steps: of each seed.
+    """
     returns = np.asarray(_episode_returns(state.episodes))
     leaders = np.array(race.leaders(returns))
     spec = resolved.env.spec
@@ -241,7 +205,8 @@ def _from_checkpoint(run: Run, env: Env | str | None) -> PolicyFile:
     restored = restore(run, resolved)
     program, iteration = restored.program, restored.facts["iteration"]
     steps = program.selection.spent(iteration) * program.algorithm.steps_per_iteration
-    return _contents(run, resolved, standing(restored.state), restored.race, iteration, steps)
+    state = standing(restored.state)
+    return leading_policies(run, resolved, state, restored.race, iteration, steps)
 
 
 def env_of(source: Source, file: PolicyFile, env: Env | str | None = None) -> Env:

@@ -17,7 +17,8 @@ from rpo.training.evaluation import evaluate_policies, store_evaluation
 from rpo.training.logging import Reporter, Speed, Status
 from rpo.training.metrics import Mark, Records
 from rpo.training.origin import begin, read_own
-from rpo.training.policies import PolicyKeeper, load_policies
+from rpo.training.policies import MOMENTS, leading_policies, load_policies
+from rpo.training.policy_file import write_policy_file
 from rpo.training.program import Program, Progressing
 from rpo.training.progress import Callback, Progress
 from rpo.training.run import Run
@@ -52,17 +53,19 @@ class Session:
         callbacks: tuple[Callback, ...],
     ) -> None:
         self.run = run
+        self.resolved = resolved
         self.settings = resolved.run_settings
         self.program = program
         self.reporter = reporter
         self.callbacks = callbacks
-        self.keeper = PolicyKeeper(run, resolved, program)
         self.race = Race.start(program.selection, len(program.seeds))
         self.total_iterations = program.selection.iterations
+        self.moments = {round(self.total_iterations * k / MOMENTS) for k in range(MOMENTS + 1)}
         self.steps_per_iteration = program.algorithm.steps_per_iteration
         self.iteration = 0
         self.seconds = 0.0
         self.saved_iteration: int | None = None
+        self.policy_iteration: int | None = None  # of `policy.npz`, if this session has written it
         self.mark: Mark | None = None
         self.warned = False
         self.saved_at = time.monotonic()
@@ -176,8 +179,32 @@ class Session:
         self.saved_at = time.monotonic()
 
     def keep(self, lanes: Lanes, newest: bool = False) -> None:
-        """Writes policy files that are due."""
-        self.keeper.keep(lanes, self.race, self.iteration, self.env_steps, newest=newest)
+        """Writes the policy files that are due; all processes of a run call it together.
+
+        Args:
+            lanes: states of the trainings; of each seed the one that leads is kept.
+            newest: replace `policy.npz`, rather than only keep a moment if this is one.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
+        due = self.iteration in self.moments
+        newest = newest and self.policy_iteration != self.iteration
+        if not (due or newest):
+            return
+        state = self.program.standing(lanes)  # by all processes together
+        if newest:
+            self.policy_iteration = self.iteration
+        if not processes.is_first():
+            return
+        policies = leading_policies(
+            self.run, self.resolved, state, self.race, self.iteration, self.env_steps
+        )
+        if newest:
+            write_policy_file(self.run.policy_path, policies)
+        if due:
+            moment = dataclasses.replace(policies, best=None)
+            write_policy_file(self.run.moments / f"iteration_{self.iteration:08d}.npz", moment)
 
     def evaluate(self) -> None:
         """Plays full episodes with the last policies."""
