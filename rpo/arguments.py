@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -38,7 +38,15 @@ _OTHER_NAMES = {
 _ONE = "; one of them would be left out of account"
 
 
-def parse(form: Callable[..., T], arguments: list[str], program: str, default: Any = None) -> T:
+def parse(
+    form: Callable[..., T],
+    arguments: list[str],
+    program: str,
+    default: Any = None,
+    *,
+    others: Sequence[str] = (),
+    hint: str = "",
+) -> T:
     """Reads arguments; what is wrong with them becomes one line.
 
     Args:
@@ -46,14 +54,17 @@ def parse(form: Callable[..., T], arguments: list[str], program: str, default: A
         arguments: of the command.
         program: name of the command.
         default: a filled-in form.
+        others: names of flags that the caller has read himself; a misspelt one may mean them.
+        hint: what more to say of an unknown flag, by default where all are explained.
 
     Raises:
         UsageError: if they do not fit the form.
         SystemExit: after `--help`.
     """
-    if dataclasses.is_dataclass(form) and default is None:  # else the caller knows more
-        require_known_flags(arguments, _names(form), f"{program} --help explains them")
     settings = _settings(form, default)
+    if settings:
+        hint = hint or f"{program} --help explains them"
+        _require_known_flags(arguments, [*settings, *others], hint)
     if settings and not {"-h", "--help"} & set(arguments):
         switches = {name for name, (_, usual) in settings.items() if isinstance(usual, bool)}
         _require_values(arguments, switches)
@@ -120,15 +131,6 @@ def _require_value(flag: str, value: str) -> None:
         raise UsageError(f"{flag} needs a value")
 
 
-def _names(form: Any) -> list[str]:
-    """Names of a form's settings, those of its groups included."""
-    names: list[str] = []
-    for field in dataclasses.fields(form):
-        group = field.default_factory
-        names += _names(group) if dataclasses.is_dataclass(group) else [field.name]
-    return names
-
-
 def _settings(form: Any, default: Any) -> dict[str, tuple[str, Any]]:
     """Of each of a form's settings, those of its groups included: its type, and its value if it
     is not given."""
@@ -193,13 +195,7 @@ def value_of(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     return value, arguments[:first] + arguments[end:]
 
 
-def flags_of(owner: str, default: Any) -> list[str]:
-    """Names of the settings in the field `owner` of a form: its own name, or those of a group."""
-    value = getattr(default, owner)
-    return list(vars(value)) if dataclasses.is_dataclass(value) else [owner]
-
-
-def require_known_flags(arguments: list[str], known: list[str], hint: str) -> None:
+def _require_known_flags(arguments: list[str], known: list[str], hint: str) -> None:
     """Refuses a flag that nobody knows, with the closest one that somebody does.
 
     Args:

@@ -10,8 +10,7 @@ import tyro
 
 from rpo import envs
 from rpo.adapters import foreign
-from rpo.arguments import UsageError, flags_of, parse, require_known_flags
-from rpo.envs.base import Env
+from rpo.arguments import UsageError, parse
 from rpo.envs.gradient_check import check_gradients, require_sampling
 from rpo.envs.verdict import judge
 from rpo.errors import SettingsError, one_line
@@ -30,7 +29,7 @@ class Check:
         seed: of the random states.
 
     Raises:
-        SettingsError: if a figure is out of range.
+        ValueError: if a figure is out of range.
     """
 
     samples: int = 16
@@ -38,10 +37,7 @@ class Check:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        try:
-            require_sampling(**vars(self))
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        require_sampling(**vars(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +77,18 @@ def check(arguments: list[str]) -> int:
             f"name a task first: {PROGRAM} TASK {task} ..., with TASK one of "
             f"{', '.join(envs.names())}"
         )
-    form, default = _form(task)
-    known = [name for owner in vars(default) for name in flags_of(owner, default)]
-    program = f"{PROGRAM} {task}"
-    require_known_flags(arguments, known, f"{program} --help explains them")
-    given: Any = parse(form, arguments, program, default)
     try:
+        form, default = _form(task)
+        given: Any = parse(form, arguments, f"{PROGRAM} {task}", default)
+        wanted = vars(given.check)
         settings = vars(given.task_settings) if hasattr(given, "task_settings") else {}
         env = make_env(task, settings)
-        if foreign.is_foreign(task):
-            return _judge_derivative(task, env, given.check)
+        if foreign.is_foreign(task):  # whether its derivative is of use, in one line
+            verdict = judge(env, task, **(wanted | {"horizon": max(wanted["horizon"], 1)}))
+            print(verdict)
+            return 0 if verdict.useful else 1
         found = check_gradients(
-            env,
-            **vars(given.check),
-            progress=lambda line: print(line, file=sys.stderr, flush=True),
+            env, **wanted, progress=lambda line: print(line, file=sys.stderr, flush=True)
         )
     except SettingsError:
         raise
@@ -106,24 +100,10 @@ def check(arguments: list[str]) -> int:
 
 def _form(task: str) -> tuple[type[Any], Any]:
     """A dataclass of everything that can be set for this task, and one with the defaults."""
-    try:
-        task_class = task_settings_class(task)
-    except SettingsError:
-        raise
-    except ValueError as error:
-        raise SettingsError(one_line(error)) from error
+    task_class = task_settings_class(task)
     groups: dict[str, Any] = {"check": Check()}
     if task_class is not None:
         groups["task_settings"] = task_class()
     form = dataclasses.make_dataclass("Check", [(name, type(x)) for name, x in groups.items()])
     form.__doc__ = f"Compares the gradients of {task} with finite differences."
     return form, form(**groups)
-
-
-def _judge_derivative(task: str, env: Env, wanted: Check) -> int:
-    """The same for a task of another package: whether its derivative is of use, in one line."""
-    verdict = judge(
-        env, task, samples=wanted.samples, horizon=max(wanted.horizon, 1), seed=wanted.seed
-    )
-    print(verdict)
-    return 0 if verdict.useful else 1

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from rpo import algorithms, api, envs
-from rpo.arguments import UsageError, flags_of, parse, require_known_flags, value_of
+from rpo.arguments import UsageError, parse, value_of
 from rpo.envs.robot_file import RobotFile, is_description
 from rpo.errors import SettingsError
 from rpo.runtime import Processes
@@ -58,9 +58,8 @@ def train(arguments: list[str]) -> int:
     if resume is not None and origin_path is not None:
         raise UsageError("--resume goes on with a run, --from starts a new one; give one of them")
     if resume is not None:
-        known = ["resume", "trust", "wandb", *flags_of("processes", ResumeArguments(Path()))]
-        require_known_flags(arguments, known, "a resumed run keeps its settings")
-        resumed = parse(ResumeArguments, arguments, "rpo train")
+        hint = "a resumed run keeps its settings"
+        resumed = parse(ResumeArguments, arguments, "rpo train", hint=hint)
         join(resumed.processes)
         task = task_of(resumed.resume, task, resumed.trust)
         api.train(task, resume=resumed.resume, callbacks=_callbacks(resumed.wandb))
@@ -112,9 +111,7 @@ def _read(
     """A form as the user has filled it in, and all of it as arguments of `train`; from here on the
     processes have joined. Flags that are called as `others` are known, too."""
     kind, default = form
-    known = [name for owner in vars(default) for name in flags_of(owner, default)]
-    require_known_flags(arguments, [*known, *others], f"{program} --help explains them")
-    parsed = parse(kind, arguments, program, default)
+    parsed = parse(kind, arguments, program, default, others=others)
     join(parsed.processes)
     groups = [getattr(parsed, name, None) for name in ("run", "method", "task_settings")]
     chosen = [vars(group).items() for group in groups if group is not None]

@@ -168,8 +168,7 @@ def trusted_task(path: Path, config: Mapping[str, Any], task: str | None, trust:
 
 
 def file_facts(path: Path) -> dict[str, str]:
-    """What a run records of its task's file, ready for JSON. What that imports or includes is not
-    covered.
+    """What a run records of its task's file, ready for JSON; nothing of what that includes.
 
     Raises:
         SettingsError: if there is no such file.
