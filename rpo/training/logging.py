@@ -39,24 +39,13 @@ class Status:
         share = f"{100 * self.env_steps / self.total_steps:.1f} %"
         if of_total:
             share = f"{self.env_steps:,} of {self.total_steps:,} steps ({share})"
+        known = math.isfinite(self.episode_return)
+        now = f"{self.episode_return:,.1f}" if known else "none yet"
         best = f", best {self.best_return:,.1f}" if math.isfinite(self.best_return) else ""
         return (
             f"{share}, {self.steps_per_second:,.0f} steps/s, {duration(self.seconds_left)} left, "
-            f"return {format_return(self.episode_return)}{best}"
+            f"return {now}{best}"
         )
-
-
-class Best:
-    """Remembers the best return of a session."""
-
-    def __init__(self) -> None:
-        self._best = math.nan
-
-    def noted(self, status: Status) -> Status:
-        """The status with the best return so far, its own included."""
-        known = [x for x in (self._best, status.episode_return) if math.isfinite(x)]
-        self._best = max(known, default=math.nan)
-        return dataclasses.replace(status, best_return=self._best)
 
 
 class Reporter:
@@ -88,7 +77,6 @@ class PlainReporter(Reporter):
         self._stream = stream or sys.stdout
         self._interval = interval
         self._next = 0.0
-        self._best = Best()
 
     def phase(self, what: str) -> None:
         """A line of its own."""
@@ -100,7 +88,6 @@ class PlainReporter(Reporter):
 
     def status(self, status: Status) -> None:
         """A line, if the last one is long enough ago."""
-        status = self._best.noted(status)
         now = time.monotonic()
         if now >= self._next or status.env_steps >= status.total_steps:
             self._next = now + self._interval
@@ -119,7 +106,6 @@ class TerminalReporter(Reporter):
             expand=True,
             refresh_per_second=4,
         )
-        self._best = Best()
         self._task = self._progress.add_task("starting", total=None, figures="")
         self._progress.start()
 
@@ -133,7 +119,6 @@ class TerminalReporter(Reporter):
 
     def status(self, status: Status) -> None:
         """Moves the bar."""
-        status = self._best.noted(status)
         self._progress.update(
             self._task,
             completed=status.env_steps,
@@ -170,11 +155,6 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(whole, 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def format_return(value: float) -> str:
-    """The mean return, or words while no episode has finished."""
-    return f"{value:,.1f}" if math.isfinite(value) else "none yet"
 
 
 class Speed:

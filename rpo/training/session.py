@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -71,6 +72,7 @@ class Session:
         self.saved_at = time.monotonic()
         self.speed = Speed()
         self.metrics: dict[str, np.ndarray] = {}
+        self.best_return = math.nan  # mean over seeds, in this session
 
     @property
     def finished(self) -> bool:
@@ -259,6 +261,8 @@ class Session:
         self.mark = records.mark
         returns = self.metrics["episode_return"]
         finished = returns[np.isfinite(returns)]
+        episode_return = float(finished.mean()) if len(finished) else math.nan
+        self.best_return = float(np.fmax(self.best_return, episode_return))  # fmax passes over NaN
         total_steps = self._steps_after(self.total_iterations)
         self.reporter.status(
             Status(
@@ -266,7 +270,8 @@ class Session:
                 total_steps=total_steps,
                 steps_per_second=self.speed.recent,
                 seconds_left=(total_steps - self.env_steps) * len(seeds) / self.speed.recent,
-                episode_return=float(finished.mean()) if len(finished) else float("nan"),
+                episode_return=episode_return,
+                best_return=self.best_return,
             )
         )
         self.tell()

@@ -13,13 +13,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from rpo import cli, envs
 from rpo.train_command import _train_form
 from rpo.training import Run, TrainingError
-from rpo.training.logging import Best, PlainReporter, Status, TerminalReporter, duration
+from rpo.training.logging import PlainReporter, Reporter, Status, TerminalReporter, duration
+from rpo.training.program import Program
+from rpo.training.session import Session
 from rpo.training.settings import resolve
 from tests.training.conftest import TWO_SEEDS
 from tests.training.fakes import PENDULUM, TINY, as_flags
@@ -267,8 +270,8 @@ def test_terminal_shows_progress_and_what_is_being_done() -> None:
     reporter.message("kept on the screen")
     reporter._progress.refresh()
     reporter.phase("training")
-    reporter.status(dataclasses.replace(STATUS, episode_return=2345.67))
     reporter.status(STATUS)
+    reporter.status(dataclasses.replace(STATUS, best_return=2345.67))
     reporter.close()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
     assert "compiling the training step" in text
@@ -286,10 +289,25 @@ def test_plain_lines_are_few() -> None:
     assert line.startswith("512,000 of 1,024,000 steps (50.0 %), 20,480 steps/s, 0:25 left")
 
 
-def test_the_best_return_needs_an_episode() -> None:
-    best = Best()
-    returns = [math.nan, 3.0, math.nan, 2.0, 5.0]
-    noted = [best.noted(dataclasses.replace(STATUS, episode_return=x)) for x in returns]
+class Noting(Reporter):
+    """Keeps what it is told of."""
+
+    def __init__(self) -> None:
+        self.noted: list[Status] = []
+
+    def status(self, status: Status) -> None:
+        self.noted.append(status)
+
+
+def test_the_best_return_needs_an_episode(tmp_path: Path) -> None:
+    resolved, reporter = resolve(PENDULUM, settings=TINY), Noting()
+    run = Run.create(tmp_path / "run", resolved)
+    session = Session(run, resolved, Program(resolved), reporter, ())
+    with session.records() as records:
+        for value in [math.nan, 3.0, math.nan, 2.0, 5.0]:
+            metrics = {"episode_return": np.array([value]), "reward": np.zeros(1)}
+            session.enter(metrics, records, took=1.0)
+    noted = reporter.noted
     assert [str(status.best_return) for status in noted] == ["nan", "3.0", "3.0", "3.0", "5.0"]
     assert "best" not in noted[0].text()
     assert noted[0].text().endswith("return none yet")
