@@ -5,19 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Protocol, runtime_checkable
-
-
-@runtime_checkable
-class Resumable(Protocol):
-    """A run directory, as far as an error needs to know it."""
-
-    path: Path
-
-    @property
-    def resume_command(self) -> str:
-        """What a person types to go on."""
+from typing import Any
 
 
 class SettingsError(ValueError):
@@ -44,18 +32,12 @@ class TrainingInterrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; the run was saved first.
 
     Args:
-        run: which `resume` continues.
+        run: the `rpo.training.Run`, which `rpo.train(resume=run.path)` continues.
     """
 
-    def __init__(self, run: Resumable) -> None:
+    def __init__(self, run: Any) -> None:
         super().__init__(f"interrupted; resume with: {run.resume_command}")
         self.run = run
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """` (did you mean ...?)` with the known name that is closest, or nothing if none is."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
@@ -68,8 +50,10 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
         where: they are known, with its preposition.
     """
     known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+    maybe = f" (did you mean {close[0]}?)" if close else ""
     there = f" {where}" if where else ""
-    return f"unknown {kind} {name!r}{suggestion(name, known)}{there}; known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}{maybe}{there}; known: {', '.join(known)}"
 
 
 def one_line(error: BaseException) -> str:
