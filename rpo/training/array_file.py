@@ -161,9 +161,30 @@ def describe(tree: Any) -> Description:
     return {_name(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
 
 
+def difference(found: Description, wanted: Description) -> str | None:
+    """The first array that is not as it should be, in words; None if all are.
+
+    Args:
+        found: what a file gives, "there" in these words.
+        wanted: what the program takes, "here".
+    """
+    for name in [*wanted, *found]:
+        if name not in found:
+            return f"it lacks {name}"
+        if name not in wanted:
+            return f"nothing here is called {name}"
+        if found[name] != wanted[name]:
+            return f"{name} is {_shape(found[name])} there and {_shape(wanted[name])} here"
+    return None
+
+
 def reason(error: BaseException) -> str:
     """Why a file cannot be read, in a few words."""
     return one_line(error)[:200] or type(error).__name__
+
+
+def _shape(described: list[Any]) -> str:
+    return f"{described[0]}{described[1]}"
 
 
 def _name(path: Any) -> str:

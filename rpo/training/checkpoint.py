@@ -19,7 +19,14 @@ import jax
 import numpy as np
 
 from rpo.errors import CheckpointError, SettingsError
-from rpo.training.array_file import Description, describe, named_arrays, read_arrays, write_arrays
+from rpo.training.array_file import (
+    Description,
+    describe,
+    difference,
+    named_arrays,
+    read_arrays,
+    write_arrays,
+)
 from rpo.training.memory import require_memory
 
 T = TypeVar("T")
@@ -143,22 +150,9 @@ def require_facts(path: Path, facts: Any, expected: Description) -> None:
         for one in arrays.values()
     ):
         raise ValueError("its facts describe no arrays")
-    _require_same_arrays(path, arrays, expected)
-
-
-def _require_same_arrays(path: Path, stored: Description, expected: Description) -> None:
-    for name in [*expected, *stored]:
-        if name not in stored:
-            raise CheckpointError(f"checkpoint {path} is of another kind of run: it lacks {name}")
-        if name not in expected:
-            raise CheckpointError(
-                f"checkpoint {path} is of another kind of run: nothing here is called {name}"
-            )
-        if stored[name] != expected[name]:
-            raise CheckpointError(
-                f"checkpoint {path} is of another kind of run: {name} is "
-                f"{_shape(stored[name])} there and {_shape(expected[name])} here"
-            )
+    trouble = difference(arrays, expected)
+    if trouble is not None:
+        raise CheckpointError(f"checkpoint {path} is of another kind of run: {trouble}")
 
 
 def _require_memory(path: Path, arrays: Description) -> None:
@@ -168,10 +162,6 @@ def _require_memory(path: Path, arrays: Description) -> None:
         require_memory(2 * size, f"reading the checkpoint {path} needs", "is it yours?")
     except SettingsError as error:
         raise CheckpointError(str(error)) from error
-
-
-def _shape(described: list[Any]) -> str:
-    return f"{described[0]}{described[1]}"
 
 
 def _of_old_format(directory: Path) -> Path | None:

@@ -22,7 +22,7 @@ from rpo.envs.robot_file import is_description
 from rpo.errors import CheckpointError, RunError, SettingsError
 from rpo.nets import Actor
 from rpo.training import processes
-from rpo.training.array_file import describe
+from rpo.training.array_file import describe, difference
 from rpo.training.checkpoint import restore_last
 from rpo.training.program import Program, Progressing
 from rpo.training.run import Run
@@ -253,10 +253,9 @@ def started_from(program: Program, fresh: Progressing, restored: Restored) -> Pr
 
 def _require_alike(fresh: Any, train: Any, path: Path) -> None:
     """The compiled step takes the shapes that fresh states have."""
-    wanted, found = describe(fresh), describe(train)
-    for name in dict.fromkeys([*wanted, *found]):
-        if wanted.get(name) != found.get(name):
-            raise SettingsError(
-                f"{name} is {found.get(name)} in the origin {path} and {wanted.get(name)} here; "
-                "a run that starts from another keeps its networks' sizes and its critics"
-            )
+    trouble = difference(describe(train), describe(fresh))
+    if trouble is not None:
+        raise SettingsError(
+            f"the origin {path} does not fit: {trouble}; a run that starts from another keeps its "
+            "networks' sizes and its critics"
+        )
