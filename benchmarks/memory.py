@@ -38,7 +38,7 @@ def measure(task: str, method: str) -> dict[str, Any]:
     settings = {"devices": 1, "candidates": 1}
     resolved = resolve(task, method, settings=settings)
     program, config = Program(resolved), resolved.config
-    needed = needs(program, config)
+    needed = needs(program)
     program.compile(program.init())
     (compiled,) = program._compiled.values()
     step = compiled.memory_analysis().temp_size_in_bytes

@@ -8,7 +8,6 @@ number; older ones are deleted once it is complete.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
 from rpo.errors import CheckpointError, SettingsError
 from rpo.training.array_file import (
@@ -27,7 +25,7 @@ from rpo.training.array_file import (
     read_arrays,
     write_arrays,
 )
-from rpo.training.memory import require_memory
+from rpo.training.memory import bytes_of, require_memory
 
 T = TypeVar("T")
 
@@ -114,7 +112,7 @@ def restore_checkpoint(path: Path, like: T) -> tuple[T, dict[str, Any]]:
         CheckpointError: in one line, if it is truncated, or its arrays are not the expected ones.
     """
     expected = describe(like)
-    _require_memory(path, expected)
+    _require_memory(path, like)
     if path.is_dir():
         from rpo.training.old_checkpoint import read_old_checkpoint
 
@@ -155,11 +153,10 @@ def require_facts(path: Path, facts: Any, expected: Description) -> None:
         raise CheckpointError(f"checkpoint {path} is of another kind of run: {trouble}")
 
 
-def _require_memory(path: Path, arrays: Description) -> None:
+def _require_memory(path: Path, like: Any) -> None:
     """Refuses a checkpoint whose arrays, as its settings have them, do not fit into memory."""
-    size = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays.values())
     try:
-        require_memory(2 * size, f"reading the checkpoint {path} needs", "is it yours?")
+        require_memory(2 * bytes_of(like), f"reading the checkpoint {path} needs", "is it yours?")
     except SettingsError as error:
         raise CheckpointError(str(error)) from error
 

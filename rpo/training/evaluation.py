@@ -20,7 +20,7 @@ from rpo.envs.base import Env, EpisodicEnv
 from rpo.envs.randomization import OFF
 from rpo.errors import RunError, SettingsError
 from rpo.nets import Actor
-from rpo.training.memory import require_memory, require_room_to_run
+from rpo.training.memory import bytes_of, require_memory, require_room_to_run
 from rpo.training.policies import Policy, Source, env_of, open_policies
 from rpo.training.policy_file import WhichCheckpoint
 from rpo.training.run import Run
@@ -153,8 +153,7 @@ def _nominal(policy: Policy) -> Policy:
 
 def _require_room_to_start(env: Env, key: Array, episodes: int) -> None:
     """Refuses more episodes at once than memory holds; nothing is computed."""
-    shapes = eqx.filter_eval_shape(_start, env, key, episodes)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    size = bytes_of(eqx.filter_eval_shape(_start, env, key, episodes))
     require_memory(2 * size, f"{episodes:,} episodes at once need", "lower episodes")
 
 

@@ -17,6 +17,7 @@ from rpo.errors import SettingsError, TrainingError, TrainingInterrupted
 from rpo.training import processes
 from rpo.training.cache import enable_compilation_cache
 from rpo.training.logging import make_reporter
+from rpo.training.memory import require_fitting
 from rpo.training.origin import (
     origin_of,
     restore_origin,
@@ -162,7 +163,7 @@ def _open_new(
     resolved = resolve(task, algorithm, preset, settings)
     processes.require_alike(resolved)
     program = Program(resolved)
-    program.require_fitting()
+    require_fitting(program)
     facts = None
     if origin is not None:
         restored = restore_origin(origin, resolved.env)

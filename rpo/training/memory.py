@@ -63,16 +63,15 @@ class Needs:
         return self.networks + self.environments
 
 
-def needs(program: Any, config: Any) -> Needs:
+def needs(program: Any) -> Needs:
     """What the training state and the record of one iteration take, intermediate results left out.
 
     Args:
         program: of the run, not yet compiled.
-        config: settings of the method.
     """
-    shapes = program.shapes()
+    shapes, config = program.shapes(), program.algorithm.config
     train = shapes.train
-    of_environments = _size((train.environments, getattr(train.method, "replay", None)))
+    of_environments = bytes_of((train.environments, getattr(train.method, "replay", None)))
     spec = program.env.spec
     numbers = 2 * spec.observation_size + 2 * spec.action_size + 6  # a step's record and gradient
     rollout = 4 * config.horizon * config.num_envs * numbers
@@ -80,33 +79,33 @@ def needs(program: Any, config: Any) -> Needs:
     together = min(len(jax.local_devices()), jax.tree.leaves(shapes)[0].shape[0])
     # A checkpoint is written from a copy in the machine's memory, and a step makes new networks.
     return Needs(
-        networks=2 * (_size(shapes) - of_environments),
+        networks=2 * (bytes_of(shapes) - of_environments),
         environments=of_environments + together * rollout,
     )
 
 
-def require_fitting(program: Any, config: Any) -> None:
+def require_fitting(program: Any) -> None:
     """Refuses a run whose training state alone does not fit, before it is compiled.
 
     Raises:
         SettingsError: with what would fit.
     """
-    needed = needs(program, config)
+    needed, num_envs = needs(program), program.algorithm.config.num_envs
     available = available_bytes()
     if available is None or needed.total <= available:
         return
     room = available - needed.networks
-    fitting = config.num_envs * room // max(needed.environments, 1)
+    fitting = num_envs * room // max(needed.environments, 1)
     remedy = f"num_envs of about {_rounded(fitting):,} would fit"
     if fitting < 1 and needed.environments > needed.networks:
         remedy = "lower horizon, num_envs, seeds or candidates"
     elif fitting < 1:
         remedy = "lower the networks' hidden sizes, seeds or candidates"
-    elif fitting >= config.num_envs // 2:
+    elif fitting >= num_envs // 2:
         remedy = "lower num_envs, the networks' hidden sizes, seeds or candidates"
     require_memory(
         needed.total,
-        f"{config.num_envs:,} environments need {_gib(needed.environments)}, the networks "
+        f"{num_envs:,} environments need {_gib(needed.environments)}, the networks "
         f"{_gib(needed.networks)}: together",
         remedy,
     )
@@ -141,7 +140,8 @@ def require_room_to_run(
     require_memory(needed, f"{what} needs", lower.format(f"{fitting:,}"))
 
 
-def _size(tree: Any) -> int:
+def bytes_of(tree: Any) -> int:
+    """What the arrays of a pytree take; they may be mere shapes."""
     return sum(int(leaf.size) * int(leaf.dtype.itemsize) for leaf in jax.tree.leaves(tree))
 
 

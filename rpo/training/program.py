@@ -20,7 +20,7 @@ from rpo.algorithms.chunks import largest_divisor
 from rpo.errors import SettingsError
 from rpo.nets import Actor, GaussianPolicy
 from rpo.training import processes
-from rpo.training.memory import require_fitting, require_room_to_run
+from rpo.training.memory import require_room_to_run
 from rpo.training.selection import Selection
 from rpo.training.settings import Resolved
 
@@ -122,14 +122,6 @@ class Program:
         self._mesh = Mesh(np.array(self._devices[:1])[None], (TRAININGS, ENVIRONMENTS))
         self._compiled: dict[tuple[int, ...], Any] = {}
         self.count = 0
-
-    def require_fitting(self) -> None:
-        """Refuses a run that memory cannot hold.
-
-        Raises:
-            SettingsError: with what would fit.
-        """
-        require_fitting(self, self.algorithm.config)
 
     def init(self, generation: int = 0) -> list[Progressing]:
         """Fresh states.

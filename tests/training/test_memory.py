@@ -16,7 +16,7 @@ from tests.training.fakes import PENDULUM, TINY
 def refusal(**settings: object) -> str:
     resolved = resolve(PENDULUM, settings=TINY | {"devices": 1} | settings)
     with pytest.raises(SettingsError, match="of memory are available") as caught:
-        Program(resolved).require_fitting()
+        memory.require_fitting(Program(resolved))
     return str(caught.value)
 
 
@@ -24,7 +24,7 @@ def test_too_many_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 2**30)
     (fitting,) = re.findall(r"num_envs of about ([\d,]+) would fit", refusal(num_envs=10**9))
     count = int(fitting.replace(",", ""))
-    Program(resolve(PENDULUM, settings=TINY | {"num_envs": count})).require_fitting()
+    memory.require_fitting(Program(resolve(PENDULUM, settings=TINY | {"num_envs": count})))
     refusal(num_envs=2 * count)
 
 
