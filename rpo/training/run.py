@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from rpo import algorithms
 from rpo.adapters import foreign
 from rpo.envs.base import Env
 from rpo.envs.robot_file import is_description
@@ -42,7 +43,7 @@ from rpo.training.run_files import (
     write_json,
 )
 from rpo.training.selection import Race
-from rpo.training.settings import Resolved, RunSettings, config_from, is_known, make_env
+from rpo.training.settings import Resolved, RunSettings, is_known, make_env
 from rpo.training.task_files import (
     file_facts,
     is_task_file,
@@ -168,11 +169,12 @@ class Run:
         if env is None and is_description(task):
             made_from = recorded_description(self.path, config)
         try:
+            config_class = algorithms.config_class(config["algorithm"])
             return Resolved(
                 task=task,
                 algorithm=config["algorithm"],
                 preset=config["preset"],
-                config=config_from(config["algorithm"], config["algorithm_settings"]),
+                config=config_class(**typed(config_class, config["algorithm_settings"])),
                 task_settings=config["task_settings"],
                 run_settings=RunSettings(**typed(RunSettings, config["run_settings"])),
                 env=env or make_env(made_from, config["task_settings"]),

@@ -237,16 +237,6 @@ def _home(task: str) -> Any:
     return foreign if foreign.is_foreign(task) else envs
 
 
-def config_from(algorithm: str, stored: Mapping[str, Any]) -> Any:
-    """A method's config from what a run directory holds.
-
-    Raises:
-        ValueError: if a setting is unknown or out of range.
-    """
-    config_class = algorithms.config_class(algorithm)
-    return config_class(**typed(config_class, stored))
-
-
 def _sort(
     settings: dict[str, Any],
     config_class: type[Any],
