@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import gc
 import os
 import sys
@@ -37,7 +38,6 @@ FUSION_VARIABLE = "RPO_FUSION"
 # M_TRIM_THRESHOLD, M_TOP_PAD (bytes) and M_MMAP_MAX (buffers) of glibc's malloc.h.
 _KEEP = {-1: 2**31 - 1, -2: 2**26, -4: 0}
 
-_problems: list[str] | None = None
 _flags_before: str | None = None
 """`XLA_FLAGS` before the compiler option was added to it here, if it was."""
 
@@ -90,6 +90,7 @@ def keep_memory() -> None:
             mallopt(option, value)
 
 
+@functools.cache
 def configure() -> tuple[str, ...]:
     """Set the compiler option and the number of CPU devices, once, before the backend starts.
 
@@ -103,29 +104,22 @@ def configure() -> tuple[str, ...]:
     Raises:
         SettingsError: if `RPO_CPU_DEVICES` is not a positive whole number.
     """
-    global _problems
-    if _problems is None:
-        _problems = _configure()
-    return tuple(_problems)
-
-
-def _configure() -> list[str]:
     flags = os.environ.get("XLA_FLAGS", "")
     count = _requested_devices()
     if _backend_started():
         if f"{FUSION_OPTION}=true" in flags:
-            return []
-        return [
+            return ()
+        return (
             "JAX was started before rpo was imported: the CPU physics runs several times slower; "
-            "import rpo first, or set XLA_FLAGS=" + _EXTRA + FUSION_OPTION + "=true"
-        ]
+            "import rpo first, or set XLA_FLAGS=" + _EXTRA + FUSION_OPTION + "=true",
+        )
     if os.environ.get(FUSION_VARIABLE, "1") != "0":
         global _flags_before
         _flags_before = flags
         os.environ["XLA_FLAGS"] = with_fusion(flags)
     if _COUNT not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", count)
-    return []
+    return ()
 
 
 def without_fusion() -> bool:

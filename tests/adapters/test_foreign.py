@@ -171,7 +171,7 @@ def test_the_compiler_option_is_taken_back_in_time() -> None:
         "assert 'fusion' in os.environ['XLA_FLAGS']; foreign.prepare('brax:ant'); "
         "assert 'fusion' not in os.environ['XLA_FLAGS']; "
         "os.environ['XLA_FLAGS'] = ''; "
-        "import importlib; from rpo import runtime; runtime._problems = None; "
+        "import importlib; from rpo import runtime; runtime.configure.cache_clear(); "
         "runtime.configure(); import jax; jax.devices(); assert not runtime.without_fusion()"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "RPO_FUSION")}
