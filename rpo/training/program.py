@@ -158,21 +158,21 @@ class Program:
             lanes.append(place(lane))
         return lanes
 
-    def to_host(self, lanes: list[Progressing]) -> Progressing:
-        """All trainings, whole, in one pytree of numpy arrays that lead with the training."""
-        return self._whole(lanes)
-
-    def standing(self, lanes: list[Progressing]) -> Standing:
-        """What the trainings have come to, whole; cheap beside `to_host`, which copies everything.
+    def to_host(self, lanes: list[T]) -> T:
+        """All trainings, whole, in one pytree of numpy arrays that lead with the training.
 
         With several processes all of them call it together.
         """
-        return self._whole([standing(lane) for lane in lanes])
-
-    def _whole(self, lanes: list[T]) -> T:
         parts = processes.gather(lanes)
         stacked: T = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self.count], *parts)
         return stacked
+
+    def standing(self, lanes: list[Progressing]) -> Standing:
+        """What the trainings have come to, whole; cheap beside a copy of all that they are.
+
+        With several processes all of them call it together.
+        """
+        return self.to_host([standing(lane) for lane in lanes])
 
     def keep(self, lanes: list[Progressing], kept: list[int]) -> list[Progressing]:
         """Goes on with the trainings of these numbers only."""
@@ -228,14 +228,13 @@ class Program:
             following.append(state)
             # Between processes one program at a time: each must meet the partner it belongs to.
             rows.append(metrics if jax.process_count() == 1 else processes.gather(metrics))
-        host = jax.device_get(rows)
-        names = host[0]
-        return following, {
-            name: np.concatenate([row[name] for row in host])[: self.count] for name in names
-        }
+        whole: dict[str, np.ndarray] = jax.tree.map(
+            lambda *values: np.concatenate(values)[: self.count], *jax.device_get(rows)
+        )
+        return following, whole
 
     def shapes(self, iteration: int = 0) -> Progressing:
-        """Shapes and types of what `to_host` returns after so many iterations."""
+        """Shapes and types of what `to_host` makes of the states after so many iterations."""
         count = len(self.seeds) * self.selection.alive(iteration)
         keys = jax.ShapeDtypeStruct((count, 2), jnp.uint32)
         shapes: Progressing = jax.eval_shape(jax.vmap(self._init), keys)
