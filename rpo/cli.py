@@ -189,40 +189,35 @@ def _task_lines() -> str:
     return "\n".join(f"  {task:<10}{envs.describe(task)['about']}" for task in envs.names())
 
 
-def _evaluate(arguments: list[str]) -> int:
+def _parse_for_run(form: type[Any], arguments: list[str], program: str) -> Any:
+    """Arguments of a command that lets a run's policy act, with the task that the user means."""
     from rpo.train_command import task_of
-    from rpo.training import evaluate
     from rpo.training.cache import enable_compilation_cache
 
-    given = parse(EvaluateArguments, arguments, "rpo evaluate")
+    given: Any = parse(form, arguments, program)
     enable_compilation_cache()
-    how = dict(vars(given))
-    source = how.pop("run")
-    env = task_of(source, how.pop("task"), how.pop("trust"))
+    return dataclasses.replace(given, task=task_of(given.run, given.task, given.trust))
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from rpo.training import evaluate
+
+    how = dict(vars(_parse_for_run(EvaluateArguments, arguments, "rpo evaluate")))
+    source, env, _ = how.pop("run"), how.pop("task"), how.pop("trust")
     print(evaluate(source, env=env, **how))
     return 0
 
 
 def _view(arguments: list[str]) -> int:
     from rpo.show import commands
-    from rpo.train_command import task_of
-    from rpo.training.cache import enable_compilation_cache
 
-    given = parse(commands.ViewArguments, arguments, "rpo view")
-    given = dataclasses.replace(given, task=task_of(given.run, given.task, given.trust))
-    enable_compilation_cache()
-    return commands.view(given)
+    return commands.view(_parse_for_run(commands.ViewArguments, arguments, "rpo view"))
 
 
 def _render(arguments: list[str]) -> int:
     from rpo.show import commands
-    from rpo.train_command import task_of
-    from rpo.training.cache import enable_compilation_cache
 
-    given = parse(commands.RenderArguments, arguments, "rpo render")
-    given = dataclasses.replace(given, task=task_of(given.run, given.task, given.trust))
-    enable_compilation_cache()
-    return commands.render(given)
+    return commands.render(_parse_for_run(commands.RenderArguments, arguments, "rpo render"))
 
 
 def _export(arguments: list[str]) -> int:
