@@ -143,14 +143,6 @@ def _randomization(env: Env) -> str:
     return str(env.randomization)
 
 
-def _nominal(policy: Policy) -> Policy:
-    """The policy on its task without randomisation."""
-    env = policy.env
-    return Policy(
-        policy.actor, env.with_randomization(OFF) if isinstance(env, EpisodicEnv) else env
-    )
-
-
 def _require_room_to_start(env: Env, key: Array, episodes: int) -> None:
     """Refuses more episodes at once than memory holds; nothing is computed."""
     size = bytes_of(eqx.filter_eval_shape(_start, env, key, episodes))
@@ -252,10 +244,11 @@ def evaluate_policies(
     seed: int = 0,
     randomization: bool = True,
 ) -> Evaluation:
-    """The policies of several seeds, all on the same starts; see `evaluate`."""
-    turned_off = not randomization and _randomization(policies[0].env) != ""
-    if turned_off:
-        policies = [_nominal(policy) for policy in policies]
+    """The policies of several seeds of one task, all on the same starts; see `evaluate`."""
+    env, turned_off = policies[0].env, False
+    if not randomization and isinstance(env, EpisodicEnv) and env.randomization.active:
+        nominal, turned_off = env.with_randomization(OFF), True
+        policies = [Policy(policy.actor, nominal) for policy in policies]
     each = [
         evaluate_policy(policy, episodes=episodes, deterministic=deterministic, seed=seed)
         for policy in policies
