@@ -150,12 +150,9 @@ def _settings(form: Any, default: Any) -> dict[str, tuple[str, Any]]:
 
 
 def _written_out(word: str) -> str:
-    if not re.fullmatch(r"[+-]?\d*\.?\d*[eE][+]?\d{1,2}", word):
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE]\+?\d{1,2}", word):
         return word
-    try:
-        value = float(word)
-    except ValueError:
-        return word
+    value = float(word)
     return str(int(value)) if value.is_integer() else word
 
 

@@ -174,11 +174,13 @@ _FAST_TASK: dict[str, Settings] = {  # what all methods have in common, for they
     "ant": {"symmetric": True, "total_steps": 4_000_000},
     "anymal": _STEADY_RUNNING,
     "humanoid": _STEADY_RUNNING,
-    "hand": {"policy_average": 0.97, "total_steps": 2_000_000},
-}
-# The hand's physics costs more than the learner: it keeps the paper's networks.
-_FAST_NETWORKS: dict[str, Settings] = {
-    "hand": {"actor_hidden_sizes": (512, 256), "critic_hidden_sizes": (256, 256)},
+    # Its physics costs more than the learner: it keeps the paper's networks.
+    "hand": {
+        "policy_average": 0.97,
+        "total_steps": 2_000_000,
+        "actor_hidden_sizes": (512, 256),
+        "critic_hidden_sizes": (256, 256),
+    },
 }
 _FAST_FIRST_ORDER_TASK: dict[str, Settings] = {
     # Twice the updates per step, and an actor that does not stay in slow gaits.
@@ -254,7 +256,6 @@ def _best(algorithm: str, task: str) -> Settings:
 
 def _fast(algorithm: str, task: str) -> Settings:
     own = _FAST_ALGORITHM.get(algorithm, {}) | _FAST_TASK.get(task, {})
-    own |= _FAST_NETWORKS.get(task, {})
     shared = _FAST_COMMON
     if algorithm in _PAPER_ALGORITHM:
         shared, own = _FAST_SHARED, own | _FAST_FIRST_ORDER_TASK.get(task, {})

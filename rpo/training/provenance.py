@@ -46,15 +46,14 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what its numbers depend on."""
-    return {"python": platform.python_version(), "rpo-jax": VERSION} | _versions()
-
-
 @functools.cache
-def _versions() -> dict[str, str]:
-    """Of packages; to look one up takes milliseconds, and a report asks for each of its runs."""
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what its numbers depend on.
+
+    To look one up takes milliseconds, and a report asks for each of its runs.
+    """
+    packages = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), "rpo-jax": VERSION} | packages
 
 
 def git_state() -> dict[str, Any] | None:
