@@ -85,10 +85,9 @@ def train(
         warnings.warn(problem, stacklevel=2)
     enable_compilation_cache()
     processes.require_equal_devices()
-    lost = "the run goes on from its last checkpoint with rpo train --resume"
     asked = {"seed": seed, "seeds": seeds, "total_steps": total_steps}
     given = settings | {name: value for name, value in asked.items() if value is not None}
-    with processes.partners_needed(lost), contextlib.ExitStack() as held:
+    with processes.partners_needed(), contextlib.ExitStack() as held:
         if resume is not None:
             run = _shared(lambda: Run.load(resume))
             resolved = resume_settings(run, task, total_steps, settings)

@@ -197,11 +197,8 @@ def agree(stop: bool, save: bool) -> tuple[bool, bool]:
 
 
 @contextmanager
-def partners_needed(resume: str) -> Iterator[None]:
+def partners_needed() -> Iterator[None]:
     """Turns JAX's error about a partner that has gone into one of ours.
-
-    Args:
-        resume: what to tell about going on.
 
     Raises:
         TrainingError: if a partner has gone.
@@ -212,7 +209,8 @@ def partners_needed(resume: str) -> Iterator[None]:
         if jax.process_count() == 1 or not re.search("gloo|nccl|peer|UNAVAIL", str(error), re.I):
             raise
         raise TrainingError(
-            f"another process of this run has ended ({one_line(error)[:200]}); {resume}"
+            f"another process of this run has ended ({one_line(error)[:200]}); the run goes on "
+            "from its last checkpoint with rpo train --resume"
         ) from error
 
 

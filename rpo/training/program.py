@@ -101,17 +101,14 @@ class Program:
         candidates = run.candidates or 1
         self.env = resolved.env
         self.seeds = list(range(run.seed, run.seed + run.seeds))
-        try:
-            self.selection = Selection(
-                candidates,
-                config.total_iterations,
-                run.selection_share,
-                run.selection_start,
-                run.selection_keep,
-                run.selection_score,
-            )
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        self.selection = Selection(
+            candidates,
+            config.total_iterations,
+            run.selection_share,
+            run.selection_start,
+            run.selection_keep,
+            run.selection_score,
+        )
         if candidates > 1:  # learning rates follow the length of the training that is kept
             steps = self.selection.iterations * config.num_envs * config.horizon
             config = dataclasses.replace(config, total_steps=steps)

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rpo.errors import CheckpointError
+from rpo.errors import CheckpointError, SettingsError
 
 Score = Literal["return", "reward"]
 SCORES: tuple[Score, ...] = get_args(Score)
@@ -41,7 +41,7 @@ class Selection:
             "reward", the mean reward of a step in the latest iterations.
 
     Raises:
-        ValueError: if the budget is too small for every candidate to train.
+        SettingsError: if the budget is too small for every candidate to train.
     """
 
     candidates: int
@@ -53,7 +53,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.candidates > 1 and (0 in self.ends or len(set(self.ends)) < len(self.ends)):
-            raise ValueError(
+            raise SettingsError(
                 f"candidates is {self.candidates}, too many for {self.budget} iterations; "
                 "lower candidates or raise total_steps"
             )
