@@ -33,6 +33,7 @@ from rpo.training import (
 from rpo.training.array_file import read_arrays, write_arrays
 from rpo.training.policies import MOMENTS, open_moments, open_policies
 from rpo.training.policy_file import read_policy_file, write_policy_file
+from rpo.training.program import Program
 from rpo.training.run_files import write_json
 from rpo.training.settings import resolve
 from tests.compilations import compilations
@@ -69,7 +70,7 @@ def test_acts_as_the_checkpoint_does_without_a_training_program(
     def refuse(*_: object) -> None:
         raise AssertionError("a training program was built")
 
-    monkeypatch.setattr(policies, "Program", refuse)
+    monkeypatch.setattr(Program, "__init__", refuse)
     found = [policy(OBSERVATION) for policy in load_policies(finished_run)]
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(
