@@ -12,7 +12,7 @@ import tyro
 
 from rpo.errors import SettingsError
 from rpo.reproduce.cells import make_plan
-from rpo.reproduce.executors import make_executor, require_shares
+from rpo.reproduce.executors import LocalExecutor, RayExecutor, require_shares
 from rpo.reproduce.run import dry_run, reproduce
 
 
@@ -62,12 +62,10 @@ def run(given: ReproduceArguments) -> int:
         raise SettingsError("statistics need rliable: pip install 'rpo-jax[reproduce]'")
     if given.dry_run:
         return 0 if dry_run(plan) else 1
-    executor = make_executor(
-        given.executor,
-        given.output,
-        cpus_per_cell=given.cpus_per_cell,
-        gpus_per_cell=given.gpus_per_cell,
-    )
+    if given.executor == "local":
+        executor = LocalExecutor(given.output / "logs")
+    else:
+        executor = RayExecutor(cpus_per_cell=given.cpus_per_cell, gpus_per_cell=given.gpus_per_cell)
     outcome = reproduce(plan, executor, lambda line: print(line, flush=True))
     for name, why in outcome.failed.items():
         print(f"error: {name}: {why}", file=sys.stderr)

@@ -16,11 +16,11 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rpo.errors import one_line, unknown
+from rpo.errors import one_line
 from rpo.reproduce.cells import Cell
 from rpo.runtime import DEVICES_VARIABLE, MAX_CPU_DEVICES
 from rpo.training import Run, SettingsError, TrainingInterrupted
@@ -34,9 +34,6 @@ RETRIES = 3
 
 MAX_GPUS = 1024
 """Of a cell."""
-
-LOGS = "logs"
-"""Directory of the cells' output, below the output directory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,27 +269,3 @@ def require_shares(name: str, cpus_per_cell: int, gpus_per_cell: float) -> None:
             "cpus_per_cell and gpus_per_cell are for --executor ray; on this machine one training "
             f"follows the other ({DEVICES_VARIABLE} says how many cores each has)"
         )
-
-
-def make_executor(
-    name: str, output: Path, *, cpus_per_cell: int = 1, gpus_per_cell: float = 0
-) -> Executor:
-    """An executor by name.
-
-    Args:
-        name: "local" or "ray".
-        output: directory of everything.
-        cpus_per_cell: cores that Ray sets aside for a cell, from 1 to 4,096.
-        gpus_per_cell: the same for accelerators, at most 1,024; below 1 a share of one.
-
-    Raises:
-        SettingsError: if there is no such executor, or it is not installed; see `require_shares`.
-    """
-    require_shares(name, cpus_per_cell, gpus_per_cell)
-    makers: dict[str, Callable[[], Executor]] = {
-        "local": lambda: LocalExecutor(output / LOGS),
-        "ray": lambda: RayExecutor(cpus_per_cell=cpus_per_cell, gpus_per_cell=gpus_per_cell),
-    }
-    if name not in makers:
-        raise SettingsError(unknown("executor", name, makers))
-    return makers[name]()

@@ -19,7 +19,7 @@ import pytest
 
 from rpo.reproduce import cells
 from rpo.reproduce.cells import State
-from rpo.reproduce.executors import RETRIES, STOP_SECONDS, RayExecutor, make_executor, train_here
+from rpo.reproduce.executors import RETRIES, STOP_SECONDS, RayExecutor, train_here
 from rpo.runtime import DEVICES_VARIABLE
 from rpo.training import Run, SettingsError, TrainingInterrupted
 from rpo.training.checkpoint import last_checkpoint
@@ -28,10 +28,10 @@ from tests.reproduce.conftest import LIGHT, TINY, write_run
 from tests.training.fakes import PENDULUM
 
 
-def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path: Path) -> None:
+def test_without_ray_one_line_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match=r"pip install 'rpo-jax\[ray\]'"):
-        make_executor("ray", tmp_path)
+        RayExecutor()
 
 
 class WorkerError(Exception):
