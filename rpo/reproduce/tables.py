@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from rpo.reproduce.cells import Plan
+from rpo.reproduce.cells import Cell, Plan
 from rpo.reproduce.statistics import Estimate, Summary, probability_of_improvement, summarize
 from rpo.training import Run, RunError
 from rpo.training.run_files import write_json
@@ -25,61 +25,6 @@ BASELINE = "RPO"
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """Results of one variant on one task.
-
-    Args:
-        task: name of the task.
-        label: of the variant.
-        scores: mean return of each seed's evaluation.
-        episodes: per seed.
-        summary: of the scores.
-        steps: environment steps of each seed.
-        minutes: of training per seed.
-        paper: the paper's mean and standard deviation.
-        command: that trained it.
-    """
-
-    task: str
-    label: str
-    scores: Float[np.ndarray, " seeds"]
-    episodes: int
-    summary: Summary
-    steps: int
-    minutes: float
-    paper: tuple[float, float] | None
-    command: str
-
-
-def rows_of(plan: Plan, finished: Mapping[str, Run]) -> list[Row]:
-    """Results of all finished cells, in the order of the plan.
-
-    Raises:
-        RunError: if a run's evaluation is not what it should be.
-    """
-    rows = []
-    for cell in plan.cells:
-        if cell.name not in finished:
-            continue
-        run = finished[cell.name]
-        found = results_of(run, plan.target.mode)
-        rows.append(
-            Row(
-                task=cell.task,
-                label=cell.label,
-                scores=found.scores,
-                episodes=found.episodes,
-                summary=summarize(found.scores[:, None]),
-                steps=found.steps,
-                minutes=found.seconds / len(run.seeds) / 60,
-                paper=plan.target.paper.get(cell.task, {}).get(cell.label),
-                command=cell.command(),
-            )
-        )
-    return rows
-
-
-@dataclasses.dataclass(frozen=True)
 class Results:
     """What a finished run has come to.
 
@@ -87,13 +32,13 @@ class Results:
         scores: mean return of each seed's evaluation, finite.
         episodes: per seed.
         steps: environment steps of each seed.
-        seconds: of training, all seeds together.
+        minutes: of training per seed.
     """
 
     scores: Float[np.ndarray, " seeds"]
     episodes: int
     steps: int
-    seconds: float
+    minutes: float
 
 
 def results_of(run: Run, mode: str) -> Results:
@@ -112,10 +57,43 @@ def results_of(run: Run, mode: str) -> Results:
             scores,
             int(evaluation["episodes_per_seed"]),
             int(table["env_steps"][-1]),
-            float(table["seconds"][-1]),
+            float(table["seconds"][-1]) / len(run.seeds) / 60,
         )
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise RunError(f"{run.path}: results cannot be read: {error!r}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Results of one variant on one task.
+
+    Args:
+        cell: its training.
+        results: of its run.
+        summary: of the scores.
+        paper: the paper's mean and standard deviation.
+    """
+
+    cell: Cell
+    results: Results
+    summary: Summary
+    paper: tuple[float, float] | None
+
+
+def rows_of(plan: Plan, finished: Mapping[str, Run]) -> list[Row]:
+    """Results of all finished cells, in the order of the plan.
+
+    Raises:
+        RunError: if a run's evaluation is not what it should be.
+    """
+    rows = []
+    for cell in plan.cells:
+        if cell.name not in finished:
+            continue
+        results = results_of(finished[cell.name], plan.target.mode)
+        paper = plan.target.paper.get(cell.task, {}).get(cell.label)
+        rows.append(Row(cell, results, summarize(results.scores[:, None]), paper))
+    return rows
 
 
 def comparison(plan: Plan, rows: Sequence[Row]) -> Table:
@@ -125,7 +103,7 @@ def comparison(plan: Plan, rows: Sequence[Row]) -> Table:
     for task in plan.tasks:
         heading += [f"{_name(task)}, ours"] + [f"{_name(task)}, paper"] * with_paper
     table = [heading]
-    found = {(row.task, row.label): row for row in rows}
+    found = {(row.cell.task, row.cell.label): row for row in rows}
     for label in dict.fromkeys(variant.label for variant in plan.target.variants):
         line = [label]
         for task in plan.tasks:
@@ -146,18 +124,18 @@ def details(rows: Sequence[Row]) -> Table:
         ]
     ]
     for row in rows:
-        summary = row.summary
+        results, summary = row.results, row.summary
         table.append(
             [
-                _name(row.task),
-                row.label,
+                _name(row.cell.task),
+                row.cell.label,
                 _interval(summary.mean),
                 _interval(summary.interquartile_mean),
                 f"{summary.std:,.1f}" if summary.seeds > 1 else UNKNOWN,
                 str(summary.seeds),
-                str(row.episodes),
-                f"{row.steps:,}",
-                f"{row.minutes:,.1f}",
+                str(results.episodes),
+                f"{results.steps:,}",
+                f"{results.minutes:,.1f}",
             ]
         )
     return table
@@ -171,7 +149,7 @@ def improvement(plan: Plan, rows: Sequence[Row]) -> Table:
     """
     scores: dict[str, dict[str, Any]] = {}
     for row in rows:
-        scores.setdefault(row.label, {})[row.task] = row.scores
+        scores.setdefault(row.cell.label, {})[row.cell.task] = row.results.scores
     base = scores.get(BASELINE, {})
     table = [
         [
@@ -209,12 +187,12 @@ def orders(plan: Plan, rows: Sequence[Row]) -> list[str]:
     """One line per task: whether the order of the methods is the paper's."""
     lines = []
     for task in plan.tasks:
-        both = [row for row in rows if row.task == task and row.paper is not None]
+        both = [row for row in rows if row.cell.task == task and row.paper is not None]
         if len(both) < 2:
             continue
         ours = sorted(both, key=lambda row: -row.summary.mean.value)
         papers = sorted(both, key=lambda row: -(row.paper or (0.0, 0.0))[0])
-        here, there = (" > ".join(row.label for row in order) for order in (ours, papers))
+        here, there = (" > ".join(row.cell.label for row in order) for order in (ours, papers))
         if here == there:
             lines.append(f"{_name(task)}: the order is the paper's: {here}")
         else:
@@ -297,18 +275,18 @@ def _write_csv(path: Path, plan: Plan, rows: Sequence[Row]) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
-            summary = row.summary
-            figures = [row.minutes, summary.mean.value, summary.std]
+            cell, results, summary = row.cell, row.results, row.summary
+            figures = [results.minutes, summary.mean.value, summary.std]
             figures += [summary.mean.low, summary.mean.high]
             figures += dataclasses.astuple(summary.interquartile_mean)
             texts = [f"{x:.6g}" if math.isfinite(x) else "" for x in figures]
             paper = [f"{x:g}" for x in row.paper] if row.paper else ["", ""]
-            scores = " ".join(f"{x:.6g}" for x in row.scores)
+            scores = " ".join(f"{x:.6g}" for x in results.scores)
             writer.writerow(
                 [
-                    *(plan.name, plan.budget, _name(row.task), row.label, plan.target.mode),
-                    *(summary.seeds, row.episodes, row.steps),
-                    *(*texts, *paper, scores, row.command),
+                    *(plan.name, plan.budget, _name(cell.task), cell.label, plan.target.mode),
+                    *(summary.seeds, results.episodes, results.steps),
+                    *(*texts, *paper, scores, cell.command()),
                 ]
             )
 
