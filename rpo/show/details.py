@@ -55,20 +55,19 @@ class Details:
     joint_push: Float[np.ndarray, "steps joints 3"]
 
 
-def look_into(policy: Policy, episodes: Episodes, env: int = 0) -> Details:
-    """Computes the details of one environment's episode.
+def look_into(policy: Policy, episodes: Episodes) -> Details:
+    """Computes the details of the first environment's episode.
 
     Args:
         policy: that acted.
         episodes: what it did.
-        env: whose.
     """
     task: Any = policy.env
-    length = int(episodes.length[env])
-    played = jax.tree.map(lambda x: np.asarray(x)[:length, env], episodes.states)
+    length = int(episodes.length[0])
+    played = jax.tree.map(lambda x: np.asarray(x)[:length, 0], episodes.states)
     states = jax.device_put(played)
-    action = jax.device_put(episodes.action[:length, env])
-    terms = {"reward": episodes.reward[:length, env]}
+    action = jax.device_put(episodes.action[:length, 0])
+    terms = {"reward": episodes.reward[:length, 0]}
     if hasattr(task, "reward_terms"):
         terms = jax.device_get(eqx.filter_jit(_terms)(task, states, action))
     gradient = _gradients(policy, played, length)

@@ -27,7 +27,6 @@ FORWARD_VELOCITY = "forward_velocity"
 
 
 @runtime_checkable
-@runtime_checkable
 class ShowsRobot(Protocol):
     """An environment whose robot can be drawn.
 

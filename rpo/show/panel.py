@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,25 @@ START = "Seed of the episode's start and of the noise."
 TRAINING = "Plays the newest policy as soon as the training has saved it."
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What is to be played.
+
+    Args:
+        checkpoint: its label.
+        seed: of the training.
+        sampled: act with noise.
+        start: seed of the start and of the noise.
+        push: on the way.
+    """
+
+    checkpoint: str
+    seed: int
+    sampled: bool
+    start: int
+    push: Push
+
+
 class Panel:
     """What the user has chosen, and what the page says about it."""
 
@@ -33,7 +53,7 @@ class Panel:
         labels: Sequence[str],
         seeds: Sequence[int],
         pushes: int,
-        first: Any,
+        first: Choice,
         training: bool,
     ) -> None:
         """Adds the controls.
@@ -43,12 +63,12 @@ class Panel:
             labels: of the policies to choose from.
             seeds: of the trainings.
             pushes: in how many directions the robot can be pushed.
-            first: what is played at first, a `Choice`.
+            first: what is played at first.
             training: whether newer policies may come.
         """
-        self._server, self._gui = server, server.gui
+        self._gui = server.gui
         self._lock = threading.Lock()
-        self._seconds, self._loading = 0.0, False
+        self._seconds = 0.0
         self._pushes = pushes
         self._plots: dict[str, Any] = {}
         self._drawn = -1.0
@@ -65,9 +85,11 @@ class Panel:
             self._button = gui.add_button("Pause")
             self._time = gui.add_slider("time (s)", min=0.0, max=1.0, step=0.01, initial_value=0.0)
             self._speed = gui.add_slider("speed", min=0.1, max=3.0, step=0.1, initial_value=1.0)
-            self._follow = gui.add_checkbox("camera goes along", True)
-            self._forces = gui.add_checkbox("contact forces (green)", True, hint=FORCES)
-            self._gradients = gui.add_checkbox("action gradients (red)", True, hint=GRADIENTS)
+            self._view = {
+                "follow": gui.add_checkbox("camera goes along", True),
+                "forces": gui.add_checkbox("contact forces (green)", True, hint=FORCES),
+                "gradients": gui.add_checkbox("action gradients (red)", True, hint=GRADIENTS),
+            }
         self._playing = True
 
         @self._button.on_click  # type: ignore[untyped-decorator]
@@ -81,7 +103,7 @@ class Panel:
                 self._seconds = float(self._time.value)
 
     def _add_choices(
-        self, labels: Sequence[str], seeds: Sequence[int], first: Any, training: bool
+        self, labels: Sequence[str], seeds: Sequence[int], first: Choice, training: bool
     ) -> None:
         gui = self._gui
         with gui.add_folder("Policy"):
@@ -117,19 +139,19 @@ class Panel:
         for control in chosen:
             control.on_update(lambda _: call())
 
-    def choice(self) -> tuple[str, int, bool, int, Push]:
-        """The fields of a `Choice`."""
+    def choice(self) -> Choice:
+        """What is asked for."""
         values = [float(control.value) for control in self._pushing]
         push = Push()
         if values:
             sideways = values[1] if self._pushes == 2 else 0.0
             push = Push(forward=values[0], sideways=sideways, at=values[-1])
-        return (
-            str(self._checkpoint.value),
-            int(self._seed.value),
-            bool(self._sampled.value),
-            int(self._start.value),
-            push,
+        return Choice(
+            checkpoint=str(self._checkpoint.value),
+            seed=int(self._seed.value),
+            sampled=bool(self._sampled.value),
+            start=int(self._start.value),
+            push=push,
         )
 
     def set_labels(self, labels: Sequence[str]) -> None:
@@ -158,19 +180,9 @@ class Panel:
             return episodes.step_at(self._seconds, 0)
 
     @property
-    def follow(self) -> bool:
-        """Whether the camera goes along."""
-        return bool(self._follow.value)
-
-    @property
-    def forces(self) -> bool:
-        """Whether contact forces are shown."""
-        return bool(self._forces.value)
-
-    @property
-    def gradients(self) -> bool:
-        """Whether action gradients are shown."""
-        return bool(self._gradients.value)
+    def view(self) -> dict[str, bool]:
+        """What `stage3d.play` is to do: let the camera follow, show forces and gradients."""
+        return {name: bool(box.value) for name, box in self._view.items()}
 
     @property
     def follows_training(self) -> bool:
@@ -189,7 +201,7 @@ class Panel:
 
     def state(self) -> tuple[Any, ...]:
         """Everything that the picture depends on."""
-        return (id(self.loaded), self.step, self.follow, self.forces, self.gradients)
+        return (id(self.loaded), self.step, *self.view.values())
 
     def describe(self, step: int) -> None:
         """Says how far the episode is, and moves the plots' marks, now and then."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import mujoco
@@ -15,8 +14,6 @@ from rpo.show.details import Details
 from rpo.show.episode import Episodes
 from rpo.show.scene import dress, moves, robot_box
 from rpo.show.solids import solids_of, triangles
-
-NOTHING: Mapping[str, Marker] = MappingProxyType({})
 
 GROUND_COLOR = (236, 240, 243)
 LINES = (165, 175, 185)
@@ -35,9 +32,7 @@ GRADIENT_LENGTH = 0.35
 class Robot3D:
     """Shapes of a robot whose links can be moved."""
 
-    def __init__(
-        self, server: Any, spec: mujoco.MjSpec, markers: Mapping[str, Marker] = NOTHING
-    ) -> None:
+    def __init__(self, server: Any, spec: mujoco.MjSpec, markers: Mapping[str, Marker]) -> None:
         """Adds the robot, the ground and what else the task wants drawn to a scene.
 
         Args:
@@ -92,8 +87,8 @@ class Robot3D:
             "cell_size": cell,
             "section_size": 5 * cell,
             "fade_distance": 120 * cell,
+            "section_color": LINES,
         }
-        look |= {"section_color": LINES}
         solid: dict[str, Any] = {
             "plane_color": GROUND_COLOR,
             "plane_opacity": 1.0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from rpo.errors import RunError, SettingsError
 from rpo.show.details import Details, look_into
 from rpo.show.episode import Episodes, Push, can_be_pushed, record_episodes, robot_of
 from rpo.show.page import place_camera, start_server, stop_server
-from rpo.show.panel import Panel
+from rpo.show.panel import Choice, Panel
 from rpo.show.scenes import Scene
 from rpo.show.stage3d import Robot3D, play
 from rpo.training.needs import need
@@ -27,25 +26,6 @@ FRAMES_PER_SECOND = 30
 LOADING = "playing the episode and differentiating it ..."
 LOOK_FOR_NEWER = 2.0
 """Seconds between two looks at whether a training has written a newer policy."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What is to be played.
-
-    Args:
-        checkpoint: its label.
-        seed: of the training.
-        sampled: act with noise.
-        start: seed of the start and of the noise.
-        push: on the way.
-    """
-
-    checkpoint: str
-    seed: int
-    sampled: bool
-    start: int
-    push: Push
 
 
 class Policies:
@@ -91,11 +71,8 @@ class Policies:
 
     def policy(self, label: str, seed: int) -> Policy:
         """The policy with this label."""
-        if label in self.moments:
-            file, which = self.moments[label], "last"
-        else:
-            file, which = self.newest, label
-        actors = file.actors("best" if which == "best" else "last")
+        file = self.moments.get(label, self.newest)
+        actors = file.actors("best" if label == "best" else "last")
         return Policy(actors[file.index(seed)], self.env)
 
 
@@ -211,15 +188,7 @@ class Viewer:
         episodes, details = panel.loaded
         step = panel.step
         with self.server.atomic():
-            play(
-                self._robot,
-                episodes,
-                details,
-                step,
-                follow=panel.follow,
-                forces=panel.forces,
-                gradients=panel.gradients,
-            )
+            play(self._robot, episodes, details, step, **panel.view)
         panel.describe(step)
 
     def _listen(self) -> None:
@@ -239,7 +208,7 @@ class Viewer:
             self._changed.clear()
             self.panel.busy(LOADING)
             try:
-                self._load(Choice(*self.panel.choice()))
+                self._load(self.panel.choice())
                 self.panel.load(self.episodes, self.details)
             except (RunError, SettingsError) as error:
                 self.panel.busy(f"error: {error}")

@@ -17,8 +17,9 @@ import pytest
 from rpo import envs
 from rpo.envs import EnvSpec, EpisodicEnv, Marker
 from rpo.show.details import look_into
-from rpo.show.episode import Episodes, record_episodes, robot_of
+from rpo.show.episode import Episodes, Push, record_episodes, robot_of
 from rpo.show.film import Film, Format, Panel, caption
+from rpo.show.panel import Choice
 from rpo.show.panel import Panel as Controls
 from rpo.show.scene import Stage
 from rpo.show.solids import FACES, solids_of, triangles
@@ -148,7 +149,7 @@ def test_a_page_moves_them(episodes: Episodes) -> None:
 def test_a_page_shows_the_forces_on_what_is_handled(task: str, count: int) -> None:
     """They point into it, so that it must be translucent: the cube and its six faces."""
     server = MagicMock()
-    Robot3D(server, robot_of(envs.make(task)))
+    Robot3D(server, robot_of(envs.make(task)), {})
     shapes = server.scene.add_mesh_simple.call_args_list
     assert sum(call[1]["opacity"] < 1 for call in shapes) == count
     assert len(shapes) > count + 10
@@ -156,7 +157,7 @@ def test_a_page_shows_the_forces_on_what_is_handled(task: str, count: int) -> No
 
 def test_a_page_plots_what_the_task_reports(episodes: Episodes) -> None:
     server = MagicMock()
-    first = SimpleNamespace(checkpoint="last", seed=0, sampled=False, start=0)
+    first = Choice(checkpoint="last", seed=0, sampled=False, start=0, push=Push())
     panel = Controls(server, labels=["last"], seeds=[0], pushes=0, first=first, training=False)
     panel.load(episodes, look_into(Still(Slider()), episodes))
     calls = {call[1]["title"]: call[0] for call in server.gui.add_uplot.call_args_list}

@@ -111,7 +111,7 @@ def test_the_page_plays_in_a_browser(viewer: Viewer, chromium: Any) -> None:
     browser.page.get_by_role("button", name="Play").click(timeout=60_000)
     wait_for(lambda: viewer.panel.step != step)
     browser.page.get_by_label("contact forces").click(timeout=60_000)
-    wait_for(lambda: not viewer.panel.forces)
+    wait_for(lambda: not viewer.panel.view["forces"])
     for words in ("return", "checkpoint", "to the left", "forward (m/s)", "foot"):
         shown = browser.page.get_by_text(words, exact=False).count()
         assert (shown > 0) == (words != "to the left"), words  # the hopper lives in a plane
