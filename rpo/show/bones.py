@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import mujoco
 import numpy as np
 from jaxtyping import Float
+
+from rpo.show.solids import GHOST
 
 Point = Float[np.ndarray, "3"]
 
@@ -25,7 +26,13 @@ def add_bones(spec: mujoco.MjSpec) -> None:
     bodies = list(spec.bodies)
     for body in range(1, model.nbody):
         for start, end in _rods(model, body):
-            _add_rod(bodies[body], start, end, radius)
+            bodies[body].add_geom(
+                type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+                fromto=[*start, *end],
+                size=[radius, 0, 0],
+                rgba=COLOR,
+                **GHOST,
+            )
 
 
 def _rods(model: mujoco.MjModel, body: int) -> list[tuple[Point, Point]]:
@@ -82,15 +89,3 @@ def _distance(model: mujoco.MjModel, geom: int, point: Point) -> float:
         along = np.clip((point - centre) @ axis, -size[1], size[1])
         return float(np.linalg.norm(point - centre - along * axis) - size[0])
     return float(np.linalg.norm(point - centre) - model.geom_rbound[geom])
-
-
-def _add_rod(body: Any, start: Point, end: Point, radius: float) -> None:
-    body.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-        fromto=[*start, *end],
-        size=[radius, 0, 0],
-        rgba=COLOR,
-        contype=0,
-        conaffinity=0,
-        mass=0,
-    )

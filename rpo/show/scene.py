@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from rpo.envs.markers import Marker
-from rpo.errors import RunError
+from rpo.errors import RunError, one_line
 from rpo.show.bones import add_bones
-from rpo.show.solids import faces_of, solids_of
+from rpo.show.solids import GHOST, faces_of, solids_of
 
 PALETTE = (
     (0.10, 0.42, 0.58, 1.0),  # torso
@@ -112,9 +112,7 @@ def _mark_faces(spec: mujoco.MjSpec) -> None:
                 pos=np.array(box.pos) + axes.reshape(3, 3) @ face.offset,
                 quat=box.quat,
                 rgba=face.color,
-                contype=0,
-                conaffinity=0,
-                mass=0,
+                **GHOST,
             )
 
 
@@ -190,7 +188,7 @@ class Stage:
         try:
             self._renderer = mujoco.Renderer(self.model, height, width)
         except Exception as error:  # what the system's OpenGL comes up with
-            raise RunError(f"OpenGL cannot draw here: {' '.join(str(error).split())}") from error
+            raise RunError(f"OpenGL cannot draw here: {one_line(error)}") from error
         self._camera = mujoco.MjvCamera()
         self._moves = moves(self.model)
         self._middle, self._size = robot_box(self.model, self._data)
@@ -266,7 +264,8 @@ def choose_opengl() -> None:
     _before_mesa()
     if os.environ.get("MUJOCO_GL"):
         return
-    egl, osmesa = _loads("libEGL.so.1", "libGL.so.1"), _loads("libOSMesa.so.8", "libOSMesa.so")
+    egl = all(map(_loads, ("libEGL.so.1", "libGL.so.1")))
+    osmesa = any(map(_loads, ("libOSMesa.so.8", "libOSMesa.so")))  # two names of one library
     chosen = "egl" if egl else "osmesa"
     if egl and osmesa and not _works("egl"):
         chosen = "osmesa"
@@ -282,7 +281,7 @@ def choose_opengl() -> None:
         else:
             from mujoco.osmesa import GLContext
     except Exception as error:  # PyOpenGL's, of several kinds
-        raise RunError(f"OpenGL cannot draw here: {' '.join(str(error).split())}") from error
+        raise RunError(f"OpenGL cannot draw here: {one_line(error)}") from error
     gl_context.GLContext = GLContext
 
 
@@ -296,17 +295,13 @@ def _before_mesa() -> None:
         importlib.import_module("triton")
 
 
-def _loads(*names: str) -> bool:
-    """Whether one of OSMesa's names, or all of EGL's, are libraries of this system."""
-    found = []
-    for name in names:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            found.append(False)
-        else:
-            found.append(True)
-    return any(found) if "OSMesa" in names[0] else all(found)
+def _loads(name: str) -> bool:
+    """Whether this is a library of this system."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def _works(backend: str) -> bool:

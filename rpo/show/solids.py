@@ -20,6 +20,8 @@ FACES = (
     (0.93, 0.94, 0.95, 1.0),
 )
 """Colours of a box's faces: +x, -x, +y, -y, +z, -z."""
+GHOST = {"contype": 0, "conaffinity": 0, "mass": 0}
+"""Of a geom for pictures only, which collides with nothing and weighs nothing."""
 
 
 class Solid(NamedTuple):
