@@ -86,20 +86,12 @@ class RenderArguments:
 def render(given: RenderArguments) -> int:
     """Runs `rpo render`."""
     from rpo.show import render as rendering
-    from rpo.show.film import Format
 
-    scene = given.scene
     output = given.output or default_output(given.run, "episode", ".mp4")
-    several = scene.envs > 1 or scene.checkpoint == "all"
-    defaults = {
-        "width": 320 if several else 640,
-        "height": 240 if several else 480,
-        "fps": 25 if output.suffix == ".gif" else 30,
-    }
-    asked = {name: getattr(given, name) for name in defaults}
-    form = Format(**{k: defaults[k] if v is None else v for k, v in asked.items()})
+    sizes = {"width": given.width, "height": given.height, "fps": given.fps}
+    asked = {name: value for name, value in sizes.items() if value is not None}
     started = time.monotonic()
-    frames = rendering.render(given.run, output, scene, form, env=given.task, progress=_bar)
+    frames = rendering.render(given.run, output, given.scene, asked, env=given.task, progress=_bar)
     print(f"{output} ({frames} frames in {time.monotonic() - started:.0f} s)")
     return 0
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """Of a film.
+    """Of a film; by default of one with a single panel, see `usual_format`.
 
     Args:
         width, height: of each panel in pixels, even numbers.
@@ -74,6 +74,24 @@ class Format:
                 raise SettingsError(f"{name} is {value}, must be an even number from 64 to 4096")
         if not 1 <= self.fps <= 120:
             raise SettingsError(f"fps is {self.fps}, must lie between 1 and 120")
+
+
+def usual_format(panels: int, output: Path, **asked: int) -> Format:
+    """The format of a film where nothing else is asked for: several panels are smaller than one,
+    and a GIF is slower.
+
+    Args:
+        panels: how many.
+        output: file of the film, whose suffix counts.
+        asked: fields of the format that are to be others.
+
+    Raises:
+        SettingsError: if a figure is out of range.
+    """
+    usual = {} if panels == 1 else {"width": 320, "height": 240}
+    if output.suffix == ".gif":  # which counts in hundredths of a second
+        usual["fps"] = 25
+    return Format(**(usual | asked))
 
 
 def arrangement(panels: int, form: Format) -> tuple[int, tuple[int, int]]:
@@ -118,7 +136,7 @@ class Film:
         if any(_falls_at(panel, seconds) for panel in panels):
             seconds += HOLD_SECONDS
         self.count = max(round((seconds - skip) * form.fps), 1)
-        self._panels, self._form, self._skip = panels, form, skip
+        self.form, self._panels, self._skip = form, panels, skip
         self._columns, self.size = arrangement(len(panels), form)
         self._stage = Stage(spec, form.width, form.height)
         self._font = ImageFont.load_default(size=max(round(form.height / 26), 10))
@@ -126,7 +144,7 @@ class Film:
 
     def _path(self, panel: Panel) -> Float[np.ndarray, "frames 3"]:
         """Where the camera looks: the robot's way, smoothed, at an even height."""
-        form, episodes = self._form, panel.episodes
+        form, episodes = self.form, panel.episodes
         poses = [episodes.q_at(self._time(k), panel.env) for k in range(self.count)]
         way = np.stack([self._stage.look_at(q) for q in poses])
         half = min(round(CAMERA_SECONDS * form.fps / 2), len(way) - 1)
@@ -141,11 +159,11 @@ class Film:
         return smooth
 
     def _time(self, number: int) -> float:
-        return self._skip + number / self._form.fps
+        return self._skip + number / self.form.fps
 
     def frame(self, number: int) -> Picture:
         """One picture."""
-        width, height = self._form.width, self._form.height
+        width, height = self.form.width, self.form.height
         canvas = np.full((self.size[1], self.size[0], 3), 255, np.uint8)
         for k, panel in enumerate(self._panels):
             step = panel.episodes.step_at(self._time(number), panel.env)
@@ -159,7 +177,7 @@ class Film:
 
     def _captioned(self, picture: Picture, text: str) -> Picture:
         image = Image.fromarray(picture)
-        margin = self._form.height // 40
+        margin = self.form.height // 40
         ImageDraw.Draw(image).multiline_text((margin, margin), text, fill=INK, font=self._font)
         return np.asarray(image)
 
@@ -182,31 +200,24 @@ def caption(panel: Panel, step: int) -> str:
 
 
 def write_film(
-    film: Film, output: Path, fps: int, progress: Callable[[int], Iterator[int]] | None = None
+    film: Film, output: Path, progress: Callable[[int], Iterator[int]] | None = None
 ) -> None:
     """Draws a film into a file, which is complete or absent.
 
     Args:
-        film: what to draw.
+        film: what to draw; its format has the frames per second.
         output: .mp4, .gif or .webm; a name without suffix is a directory of PNG pictures.
-        fps: frames per second.
         progress: gives the numbers of the frames, and tells somebody.
 
     Raises:
         RunError: if the suffix is unknown, or the extra `render` is not installed.
         OSError: if the film cannot be written.
     """
+    require_possible(output)
     numbers = progress(film.count) if progress else iter(range(film.count))
-    with _sink(output, film, fps) as write:
+    with _encoder(output, film) if output.suffix else _pictures(output) as write:
         for number in numbers:
             write(film.frame(number))
-
-
-def _sink(output: Path, film: Film, fps: int) -> AbstractContextManager[Sink]:
-    require_possible(output)
-    if not output.suffix:
-        return _pictures(output)
-    return _encoder(output, film, fps, _ENCODERS[output.suffix])
 
 
 _ENCODERS: dict[str, dict[str, Any]] = {
@@ -238,12 +249,17 @@ def require_possible(output: Path) -> None:
 
 
 @contextmanager
-def _encoder(output: Path, film: Film, fps: int, options: dict[str, Any]) -> Iterator[Sink]:
+def _encoder(output: Path, film: Film) -> Iterator[Sink]:
     ffmpeg = need("imageio_ffmpeg", "render")
     with replacing(output) as temporary:
         temporary.touch()  # says now if the directory cannot be written to
         stream = ffmpeg.write_frames(
-            temporary, film.size, fps=fps, macro_block_size=1, ffmpeg_log_level="quiet", **options
+            temporary,
+            film.size,
+            fps=film.form.fps,
+            macro_block_size=1,
+            ffmpeg_log_level="quiet",
+            **_ENCODERS[output.suffix],
         )
         with _forking():
             stream.send(None)

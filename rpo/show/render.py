@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rpo.envs.base import Env
@@ -13,6 +13,7 @@ from rpo.show.film import (
     Panel,
     arrangement,
     require_possible,
+    usual_format,
     write_film,
 )
 from rpo.show.scenes import Scene
@@ -24,7 +25,7 @@ def render(
     source: Source,
     output: Path,
     scene: Scene | None = None,
-    form: Format | None = None,
+    form: Format | Mapping[str, int] | None = None,
     *,
     env: Env | str | None = None,
     progress: Callable[[int], Iterator[int]] | None = None,
@@ -35,8 +36,8 @@ def render(
         source: a run, its directory, a policy file (.npz), or the name of a shipped task.
         output: .mp4, .gif or .webm; a name without suffix is a directory of PNG pictures.
         scene: what to show.
-        form: sizes and speed; by default 640 x 480, several panels 320 x 240 each, at 30 frames a
-            second (25 in a GIF).
+        form: sizes and speed, or only those fields of it that are not to be the usual ones: 640 x
+            480, several panels 320 x 240 each, at 30 frames a second (25 in a GIF).
         env: the environment, if it is a user's own: an instance or `FILE.py:CLASS`.
         progress: gives the numbers of the frames, and tells somebody.
 
@@ -51,16 +52,15 @@ def render(
     scene = scene or Scene()
     files = open_moments(source) if scene.checkpoint == "all" else [open_policies(source, env)]
     count = len(files) * scene.envs
-    if form is None:
-        fps = 25 if output.suffix == ".gif" else 30
-        form = Format(fps=fps) if count == 1 else Format(320, 240, fps)
+    if not isinstance(form, Format):
+        form = usual_format(count, output, **(form or {}))
     require_possible(output)  # before the long work
     arrangement(count, form)
     chosen = env_of(source, files[-1], env)
     panels = _panels(files, scene, chosen)
     film = Film(robot_of(chosen), panels, form, skip=scene.skip)
     try:
-        write_film(film, output, form.fps, progress)
+        write_film(film, output, progress)
     finally:
         film.close()
     return film.count

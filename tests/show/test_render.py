@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 import resource
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -22,7 +23,7 @@ from rpo import cli, envs
 from rpo.show import scene as scenes
 from rpo.show.bones import add_bones
 from rpo.show.episode import Episodes, record_episodes, robot_of
-from rpo.show.film import Film, Format, Panel, _pictures, caption, write_film
+from rpo.show.film import Film, Format, Panel, _pictures, caption, usual_format, write_film
 from rpo.show.render import render
 from rpo.show.scene import dress
 from rpo.show.scenes import Scene
@@ -79,6 +80,37 @@ def test_a_film_shows_the_robot_moving(
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("panels", "name", "asked", "expected"),
+    [
+        (1, "x.mp4", {}, (640, 480, 30)),
+        (1, "x.gif", {"height": 96}, (640, 96, 25)),
+        (2, "x.webm", {"width": 64}, (64, 240, 30)),
+        (9, "x.gif", {"fps": 10}, (320, 240, 10)),
+    ],
+)
+def test_several_panels_are_smaller_and_a_gif_is_slower(
+    panels: int, name: str, asked: dict[str, int], expected: tuple[int, int, int]
+) -> None:
+    assert usual_format(panels, Path(name), **asked) == Format(*expected)
+
+
+def test_a_single_moment_is_a_film_of_one_panel(
+    opengl: None, hopper_run: Path, tmp_path: Path
+) -> None:
+    """For the command as for the function, which see how many there are."""
+    run = shutil.copytree(hopper_run, tmp_path / "run")
+    for moment in sorted((run / "policies").iterdir())[1:]:
+        moment.unlink()
+    words = f"render {run} --output {tmp_path / 'command'} --checkpoint all --seconds 0.02"
+    assert cli.main(words.split()) == 0
+    render(run, tmp_path / "function", Scene(checkpoint="all", seconds=0.02))
+    for name in ("command", "function"):
+        (picture,) = (tmp_path / name).iterdir()
+        with Image.open(picture) as image:
+            assert image.size == (640, 480)
+
+
 @nightly
 def test_every_moment_has_a_panel(opengl: None, hopper_run: Path, tmp_path: Path) -> None:
     scene = Scene(checkpoint="all", seconds=0.1, envs=1)
@@ -94,8 +126,9 @@ def test_every_moment_has_a_panel(opengl: None, hopper_run: Path, tmp_path: Path
 
 
 def test_a_gif(opengl: None, episodes: Episodes, tmp_path: Path) -> None:
-    film = Film(robot_of(envs.make("hopper")), [Panel("two", episodes, 1)], SMALL)
-    write_film(film, tmp_path / "hop.gif", 25)
+    form = Format(64, 64, 25)
+    film = Film(robot_of(envs.make("hopper")), [Panel("two", episodes, 1)], form)
+    write_film(film, tmp_path / "hop.gif")
     with Image.open(tmp_path / "hop.gif") as image:
         assert (image.size, image.n_frames) == ((64, 64), film.count)
 
@@ -162,7 +195,7 @@ def test_a_full_disk_leaves_nothing(opengl: None, episodes: Episodes, tmp_path: 
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # the encoder's writes fail half way
     try:
         with pytest.raises(OSError, match=r"cannot write .*hop.mp4: the encoder stopped after"):
-            write_film(film, tmp_path / "hop.mp4", 30)
+            write_film(film, tmp_path / "hop.mp4")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "hop.mp4").read_text() == "older"
@@ -184,7 +217,7 @@ def test_a_failure_while_drawing_leaves_nothing(
     monkeypatch.setattr(film, "frame", lambda k: frame(k) if k < 3 else 1 / 0)
     for name in ("hop.mp4", "hop"):
         with pytest.raises(ZeroDivisionError):
-            write_film(film, tmp_path / name, 30)
+            write_film(film, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
