@@ -59,7 +59,7 @@ def results_of(run: Run, mode: str) -> Results:
             int(table["env_steps"][-1]),
             float(table["seconds"][-1]) / len(run.seeds) / 60,
         )
-    except (OSError, LookupError, ValueError, TypeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, ZeroDivisionError) as error:
         raise RunError(f"{run.path}: results cannot be read: {error!r}") from error
 
 
