@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from matplotlib.ticker import LogLocator
 from rpo.reproduce.cells import Plan
 from rpo.reproduce.targets import PANELS, Panel
 from rpo.show.axes import frame, name_of_task, show_steps, show_time
-from rpo.show.curves import COLORS, Curve, band
+from rpo.show.curves import COLORS, Curve, band, by_seed, draw_band
 from rpo.training import Run
 
 STYLES = ("-", "--", ":")
@@ -35,17 +36,10 @@ def series(run: Run, panel: Panel) -> dict[int, Curve]:
     columns = [table[name] for name in panel.columns if name in table]
     if not columns:
         return {}
-    values = np.stack(columns).mean(axis=0)
-    curves = {}
-    for seed in run.seeds:
-        rows = (table["seed"] == seed) & np.isfinite(values)
-        if rows.any():
-            curves[seed] = Curve(
-                table["env_steps"][rows].astype(float),
-                table["seconds"][rows] / len(run.seeds),
-                values[rows],
-            )
-    return curves
+    return {
+        seed: dataclasses.replace(curve, seconds=curve.seconds / len(run.seeds))
+        for seed, curve in by_seed(run, table, np.stack(columns).mean(axis=0)).items()
+    }
 
 
 def largest_fall(returns: Float[np.ndarray, " points"]) -> float:
@@ -148,14 +142,10 @@ def _draw_band(
     axes: Axes, panel: Panel, curves: list[Curve], label: str, color: str, style: str
 ) -> None:
     shown = [smoothed(curve) for curve in curves] if panel.smooth else curves
-    line = band(shown, panel.axis)
-    words = f"{label}, {len(curves)} seed{'s' if len(curves) > 1 else ''}"
-    axes.plot(line.x, line.mean, color=color, linestyle=style, linewidth=1.8, label=words)
-    if len(curves) > 1:
-        low, high = line.mean - line.std, line.mean + line.std
-        if panel.log:  # the shade may not reach zero
-            low = np.maximum(low, np.min([curve.returns.min() for curve in shown]))
-        axes.fill_between(line.x, low, high, color=color, alpha=0.2, linewidth=0)
+    floor = -np.inf
+    if panel.log:  # the shade may not reach zero
+        floor = float(min(curve.returns.min() for curve in shown))
+    draw_band(axes, band(shown, panel.axis), label, len(curves), color, style, floor)
 
 
 def _draw_seed(axes: Axes, panel: Panel, curve: Curve, label: str, color: str) -> None:

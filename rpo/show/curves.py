@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rpo.errors import RunError
 from rpo.show.axes import frame, name_of_method, name_of_task, show_steps, show_time
 from rpo.training.files import replacing
-from rpo.training.metrics import KEY_COLUMNS, WALL_CLOCK_COLUMNS
+from rpo.training.metrics import KEY_COLUMNS, WALL_CLOCK_COLUMNS, Table
 from rpo.training.run import Run
 
 RETURN = "episode_return"
@@ -78,20 +78,24 @@ def curves_of(run: Run, metric: str = RETURN) -> list[Curve]:
         known = [name for name in table if name not in (*KEY_COLUMNS, *WALL_CLOCK_COLUMNS)]
         close = difflib.get_close_matches(metric, known, n=3) or known
         raise RunError(f"{run.path} has no metric {metric!r}; there is {', '.join(close)}")
-    curves = []
+    return list(by_seed(run, table, table[metric]).values())
+
+
+def by_seed(run: Run, table: Table, values: Float[np.ndarray, " rows"]) -> dict[int, Curve]:
+    """The curves of a run's seeds; those without a finite value are left out.
+
+    Args:
+        run: whose.
+        table: its metrics.
+        values: one for each row of the table; where one is not finite, the curve has no point.
+    """
+    curves = {}
     for seed in run.seeds:
-        rows = table["seed"] == seed
+        rows = (table["seed"] == seed) & np.isfinite(values)
         if rows.any():
-            rows &= np.isfinite(table[metric])
-        if not rows.any():
-            continue
-        curves.append(
-            Curve(
-                table["env_steps"][rows].astype(float),
-                table["seconds"][rows],
-                table[metric][rows],
+            curves[seed] = Curve(
+                table["env_steps"][rows].astype(float), table["seconds"][rows], values[rows]
             )
-        )
     return curves
 
 
@@ -146,8 +150,8 @@ def plot_runs(runs: Sequence[Run], output: Path, metric: str = RETURN) -> Path:
     for (task, lines), (over_steps, over_seconds) in zip(groups.items(), rows, strict=True):
         for label, curves in lines.items():
             color = COLORS[labels.index(label) % len(COLORS)]  # the same in every row
-            _draw(over_steps, band(curves, "steps"), label, len(curves), color)
-            _draw(over_seconds, band(curves, "seconds"), label, len(curves), color)
+            draw_band(over_steps, band(curves, "steps"), label, len(curves), color)
+            draw_band(over_seconds, band(curves, "seconds"), label, len(curves), color)
         _label(over_steps, over_seconds, task, metric)
     with replacing(output) as temporary:
         figure.savefig(temporary, dpi=150)
@@ -172,11 +176,30 @@ def _grouped(runs: Sequence[Run], metric: str) -> dict[str, dict[str, list[Curve
     return groups
 
 
-def _draw(axes: Axes, line: Band, label: str, seeds: int, color: str) -> None:
+def draw_band(
+    axes: Axes,
+    line: Band,
+    label: str,
+    seeds: int,
+    color: str,
+    style: str = "-",
+    floor: float = -np.inf,
+) -> None:
+    """Draws a mean as a line, and one standard deviation as a shade around it.
+
+    Args:
+        axes: where.
+        line: of so many seeds; a single one has no shade.
+        label: in the legend, to which their number is added.
+        seeds: how many.
+        color: of line and shade.
+        style: of the line.
+        floor: below which the shade does not reach.
+    """
     words = f"{label}, {seeds} seed{'s' if seeds > 1 else ''}"
-    axes.plot(line.x, line.mean, color=color, linewidth=1.8, label=words)
+    axes.plot(line.x, line.mean, color=color, linestyle=style, linewidth=1.8, label=words)
     if seeds > 1:
-        low, high = line.mean - line.std, line.mean + line.std
+        low, high = np.maximum(line.mean - line.std, floor), line.mean + line.std
         axes.fill_between(line.x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
