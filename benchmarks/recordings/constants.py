@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rpo.physics.attachments import quaternion_matrix
 from rpo.physics.model import JointType, Model
 
 from .coordinates import vector_from_reference
@@ -31,7 +32,7 @@ def constants_of_model(model: Model) -> Constants:
         base = (np.eye(3), np.zeros(3)) if parent < 0 else (rotation[parent], position[parent])
         placed = model.joint_type[link] is not JointType.FREE
         offset = model.joint_position[link] if placed else np.zeros(3)
-        turn = matrix_from_quaternion(model.joint_quaternion[link]) if placed else np.eye(3)
+        turn = quaternion_matrix(model.joint_quaternion[link]) if placed else np.eye(3)
         rotation[link], position[link] = base[0] @ turn, base[1] + base[0] @ offset
     hinged = [i for i, kind in enumerate(model.joint_type) if kind is JointType.HINGE]
     moving = [i for i, kind in enumerate(model.joint_type) if kind is not JointType.FREE]
@@ -124,7 +125,7 @@ def _zero_pose(data: Mapping[str, NDArray[Any]]) -> tuple[Floats, Floats]:
             rotation[link] = np.eye(3)
             continue
         x, y, z, w = joint_frame[link, 3:]
-        turn = matrix_from_quaternion(np.array([w, x, y, z]))
+        turn = quaternion_matrix(np.array([w, x, y, z]))
         above = to_z_up if parent < 0 else rotation[parent]
         rotation[link] = above @ turn
         origin = np.zeros(3) if parent < 0 else position[parent]
@@ -151,7 +152,7 @@ def _merged_inertia(
         if link_mass[link] == 0:
             continue
         x, y, z, w = frame[link, 3:]
-        turn = rotation[link] @ matrix_from_quaternion(np.array([w, x, y, z]))
+        turn = rotation[link] @ quaternion_matrix(np.array([w, x, y, z]))
         arm = center[link] - moment[group] / mass[group]
         steiner = link_mass[link] * (arm @ arm * np.eye(3) - np.outer(arm, arm))
         inertia[group] += turn @ spatial[link, :3, :3] @ turn.T + steiner
@@ -164,15 +165,3 @@ def _sorted_points(owner: NDArray[Any], points: Floats, radius: Floats) -> Float
     key = np.round(rows, 4) + 0.0
     order: NDArray[np.intp] = np.lexsort(key.T[::-1])
     return np.asarray(rows[order], float)
-
-
-def matrix_from_quaternion(quaternion: Floats) -> Floats:
-    """Rotation matrix (3, 3) of a unit quaternion w, x, y, z."""
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )

@@ -52,8 +52,8 @@ def state_from_reference(q: Array, qd: Array, kind: BaseKind) -> tuple[Array, Ar
     quaternion = xp.concatenate(
         [_HALF * (w - x), _HALF * (x + w), _HALF * (y - z), _HALF * (z + y)], -1
     )
-    coordinates = [_to_z_up(xp, position), quaternion, q[..., 7:]]
-    velocities = [_to_z_up(xp, linear), _to_z_up(xp, angular), qd[..., 6:]]
+    coordinates = [vector_from_reference(position), quaternion, q[..., 7:]]
+    velocities = [vector_from_reference(linear), vector_from_reference(angular), qd[..., 6:]]
     return xp.concatenate(coordinates, -1), xp.concatenate(velocities, -1)
 
 
@@ -74,9 +74,9 @@ def state_to_reference(q: Array, qd: Array, kind: BaseKind) -> tuple[Array, Arra
     if not _is_free(q, qd, kind):
         return q, qd
     xp = _namespace(q)
-    position = _to_y_up(xp, q[..., :3])
-    angular = _to_y_up(xp, qd[..., 3:6])
-    linear = _to_y_up(xp, qd[..., :3]) - xp.cross(angular, position)
+    position = vector_to_reference(q[..., :3])
+    angular = vector_to_reference(qd[..., 3:6])
+    linear = vector_to_reference(qd[..., :3]) - xp.cross(angular, position)
     w, x, y, z = (q[..., i : i + 1] for i in range(3, 7))
     quaternion = xp.concatenate(
         [_HALF * (x - w), _HALF * (y + z), _HALF * (z - y), _HALF * (w + x)], -1
@@ -87,12 +87,16 @@ def state_to_reference(q: Array, qd: Array, kind: BaseKind) -> tuple[Array, Arra
 
 def vector_from_reference(vector: Array) -> Array:
     """Turn vectors (..., 3) from the reference's y-up world to our z-up one."""
-    return _to_z_up(_namespace(vector), vector)
+    x, y, z = (vector[..., k] for k in range(3))
+    turned: Array = _namespace(vector).stack([x, -z, y], -1)
+    return turned
 
 
 def vector_to_reference(vector: Array) -> Array:
     """Turn vectors (..., 3) from our z-up world to the reference's y-up one."""
-    return _to_y_up(_namespace(vector), vector)
+    x, y, z = (vector[..., k] for k in range(3))
+    turned: Array = _namespace(vector).stack([x, z, -y], -1)
+    return turned
 
 
 def _is_free(q: Array, qd: Array, kind: BaseKind) -> bool:
@@ -108,11 +112,3 @@ def _is_free(q: Array, qd: Array, kind: BaseKind) -> bool:
 
 def _namespace(array: Array) -> ModuleType:
     return jnp if isinstance(array, jax.Array) else np
-
-
-def _to_z_up(xp: ModuleType, v: Array) -> Array:
-    return xp.stack([v[..., 0], -v[..., 2], v[..., 1]], -1)  # type: ignore[no-any-return]
-
-
-def _to_y_up(xp: ModuleType, v: Array) -> Array:
-    return xp.stack([v[..., 0], v[..., 2], -v[..., 1]], -1)  # type: ignore[no-any-return]

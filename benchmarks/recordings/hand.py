@@ -25,7 +25,7 @@ from rpo.envs.hand_model import JOINTS
 from rpo.envs.registry import make
 from rpo.physics.attachments import quaternion_matrix
 
-from .walkers import Measurement
+from .walkers import Measurement, measure, measurements, merge
 
 Floats = NDArray[np.floating]
 
@@ -58,19 +58,19 @@ class Recording:
         q = np.concatenate([self.data["init_joint_q"][None], self.data["step_joint_q"][:-1]])
         qd = np.concatenate([self.data["init_joint_qd"][None], self.data["step_joint_qd"][:-1]])
         goal = np.concatenate([self.data["goal"][None], self.data["step_goal_after"][:-1]])
-        state = self.env.state(*to_ours(_merge(q), _merge(qd)))
-        turn = jnp.asarray(_merge(goal)[:, [6, 3, 4, 5]])
+        state = self.env.state(*to_ours(merge(q), merge(qd)))
+        turn = jnp.asarray(merge(goal)[:, [6, 3, 4, 5]])
         return dataclasses.replace(state, goal=turn)
 
     @cached_property
     def actions(self) -> Array:
         """Clipped actions of the recorded steps (samples, 16)."""
-        return jnp.asarray(_merge(np.clip(self.data["actions"], -1, 1)))
+        return jnp.asarray(merge(np.clip(self.data["actions"], -1, 1)))
 
     @cached_property
     def after(self) -> HandState:
         """Recorded state after each step, with the goal of that step."""
-        q, qd = to_ours(_merge(self.data["step_joint_q"]), _merge(self.data["step_joint_qd"]))
+        q, qd = to_ours(merge(self.data["step_joint_q"]), merge(self.data["step_joint_qd"]))
         return dataclasses.replace(self.before, q=q, qd=qd, last_action=self.actions)
 
 
@@ -115,7 +115,7 @@ def compare_constants(recording: Recording) -> Iterator[Measurement]:
         "limit dampers": (model.limit_damping_beyond[:JOINTS], data["joint_limit_kd"]),
     }
     for quantity, (ours, theirs) in pairs.items():
-        yield _measure("constants", quantity, ours, theirs, 5e-6)
+        yield measure("constants", quantity, ours, theirs, 5e-6)
     yield from _compare_shapes(recording)
 
 
@@ -128,16 +128,16 @@ def _compare_shapes(recording: Recording) -> Iterator[Measurement]:
     index = [theirs[int(geoms.link[k]), int(geoms.is_box[k])] for k in range(len(geoms.names))]
     scale = data["shape_scale"][index]
     extents = np.where(geoms.is_box[:, None], scale, 0.0)
-    yield _measure("constants", "shape sizes", geoms.half_extents, extents, 5e-6)
+    yield measure("constants", "shape sizes", geoms.half_extents, extents, 5e-6)
     radius = np.where(geoms.is_box, 0.0, scale[:, 0])
-    yield _measure("constants", "shape radii", geoms.radius, radius, 5e-6)
+    yield measure("constants", "shape radii", geoms.radius, radius, 5e-6)
     place = data["shape_transform"][index, :3]
-    yield _measure("constants", "shape places", geoms.position, place, 5e-6)
+    yield measure("constants", "shape places", geoms.position, place, 5e-6)
     names = ("ke", "kd", "kf", "mu")
     fields = ("stiffness", "damping", "friction_stiffness", "friction_coefficient")
     expected = np.stack([data[f"shape_{name}"][index] for name in names])
     ours = np.stack([getattr(geoms, field) for field in fields])
-    yield _measure("constants", "contact materials", ours / expected, np.ones_like(ours), 5e-6)
+    yield measure("constants", "contact materials", ours / expected, np.ones_like(ours), 5e-6)
     allowed = {frozenset(map(int, pair)) for pair in data["contact_pairs"]}
     found = {frozenset(index[k] for k in pair) for pair in geoms.pairs}
     differing = float(len(allowed ^ found))
@@ -147,13 +147,13 @@ def _compare_shapes(recording: Recording) -> Iterator[Measurement]:
 def compare_observations(recording: Recording) -> Iterator[Measurement]:
     """Observations of the recorded states."""
     ours = recording.env.observe(recording.after)
-    yield _measure("observations", "observations", ours, _merge(recording.data["step_obs"]), 1e-5)
+    yield measure("observations", "observations", ours, merge(recording.data["step_obs"]), 1e-5)
 
 
 def compare_rewards(recording: Recording) -> Iterator[Measurement]:
     """Rewards of the recorded steps."""
     ours = recording.env.reward(recording.before, recording.actions, recording.after)
-    yield _measure("rewards", "rewards", ours, _merge(recording.data["step_reward"]), 1e-5)
+    yield measure("rewards", "rewards", ours, merge(recording.data["step_reward"]), 1e-5)
 
 
 def compare_step(recording: Recording) -> Iterator[Measurement]:
@@ -185,9 +185,9 @@ def compare_gradients(recording: Recording) -> Iterator[Measurement]:
         gradients = _check_gradients(recording)
     for reference, (label, bound) in REFERENCES.items():
         for name, ours in gradients.items():
-            theirs = _merge(recording.data[f"check_{name}_{reference}"].astype(float))
+            theirs = merge(recording.data[f"check_{name}_{reference}"].astype(float))
             if name == "gq":
-                turn = _merge(recording.data["check_q"])[:, 19:].astype(float)
+                turn = merge(recording.data["check_q"])[:, 19:].astype(float)
                 ours, theirs = (_without_radial(g, turn) for g in (ours, theirs))
             error = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
             quantity = {"gq": "coordinates", "gqd": "velocities", "ga": "actions"}[name]
@@ -215,7 +215,7 @@ def _check_gradients(recording: Recording) -> dict[str, Floats]:
         return (w_q * q).sum() + (w_qd * qd).sum()
 
     keys = ("check_q", "check_qd", "check_a")
-    q, qd, action = (jnp.asarray(_merge(data[key]), float) for key in keys)
+    q, qd, action = (jnp.asarray(merge(data[key]), float) for key in keys)
     result = gradient((q, qd, action))
     return dict(zip(("gq", "gqd", "ga"), map(np.asarray, result), strict=True))
 
@@ -242,23 +242,9 @@ COMPARISONS: dict[str, Callable[[Recording], Iterator[Measurement]]] = {
 
 
 def compare(recording: Recording, only: Iterable[str] = ()) -> Iterator[Measurement]:
-    """Runs the comparisons (all, or only those named that exist here) and yields the results."""
-    only = tuple(only) or tuple(COMPARISONS)
-    for name in only:
-        if name in COMPARISONS:
-            yield from COMPARISONS[name](recording)
+    """Runs the comparisons (all, or only those named) and yields what they measure.
 
-
-def _merge(array: Floats) -> Floats:
-    """Merges the axes of time and environments."""
-    return array.reshape(-1, *array.shape[2:])
-
-
-def _measure(
-    comparison: str, quantity: str, ours: Any, theirs: Any, tolerance: float
-) -> Measurement:
-    """Largest error, absolute and relative to the largest recorded value."""
-    expected = np.asarray(theirs, float)
-    error = float(np.abs(np.asarray(ours, float) - expected).max())
-    relative = error / (float(np.abs(expected).max()) or 1.0)
-    return Measurement(comparison, quantity, error, relative, relative, tolerance)
+    Raises:
+        ValueError: if a comparison is unknown.
+    """
+    return measurements(COMPARISONS, recording, only)

@@ -9,16 +9,17 @@ mapping), quaternions in their tangent space.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rpo.envs.base import clip_action
 from rpo.envs.locomotion import LocomotionEnv, LocomotionSettings, RobotState
@@ -29,6 +30,9 @@ from .constants import constants_of_model, constants_of_recording
 from .coordinates import BaseKind, state_from_reference, state_to_reference
 
 Floats = NDArray[np.floating]
+AnyArray = TypeVar("AnyArray", Array, Floats)
+Recorded = TypeVar("Recorded")
+"""A kind of recording."""
 
 TOLERANCES = {
     "constants": 5e-6,
@@ -92,16 +96,10 @@ class Recording:
         self.dtype = dtype
         self.kernel = kernel
         coordinates = int(self.data["model_joint_coord_count"])
-        self.task = next(
-            (t for t in names() if sum(_sizes(t)) == coordinates + self.num_actions), None
-        )
+        size = coordinates + self.data["actions"].shape[-1]
+        self.task = next((task for task in names() if _size(task) == size), None)
         if self.task is None:
             raise ValueError(f"{path}: no task has a robot with {coordinates} coordinates")
-
-    @property
-    def num_actions(self) -> int:
-        """Number of actions."""
-        return int(self.data["actions"].shape[-1])
 
     @property
     def kind(self) -> BaseKind:
@@ -111,17 +109,12 @@ class Recording:
     @cached_property
     def env(self) -> LocomotionEnv:
         """Our environment with the integration settings of the recording."""
-        return self.make()
-
-    def make(self, **settings: object) -> LocomotionEnv:
-        """Our environment, with further settings."""
         assert self.task is not None
         env = make(
             self.task,
             substeps=int(self.data["sim_substeps"]),
             mass_matrix_interval=int(self.data["MM_caching_frequency"]),
             kernel=self.kernel,
-            **settings,
         )
         assert isinstance(env, LocomotionEnv)
         return env
@@ -150,10 +143,11 @@ class Recording:
         return state_to_reference(*self.step(q, qd, action), self.kind)
 
 
-def _sizes(task: str) -> tuple[int, int]:
+def _size(task: str) -> int:
+    """Number of coordinates and actions of a task's robot together."""
     settings = settings_class(task)()
     actions = len(settings.strengths) if isinstance(settings, LocomotionSettings) else 0
-    return (3 if task == "hopper" else 7) + actions, actions
+    return (3 if task == "hopper" else 7) + 2 * actions
 
 
 def compare_constants(recording: Recording) -> Iterator[Measurement]:
@@ -164,7 +158,7 @@ def compare_constants(recording: Recording) -> Iterator[Measurement]:
         if ours[quantity].shape != expected.shape:
             yield Measurement("constants", quantity, np.inf, np.inf, np.inf, 0.0)
             continue
-        yield _measure("constants", quantity, ours[quantity], expected, TOLERANCES["constants"])
+        yield measure("constants", quantity, ours[quantity], expected, TOLERANCES["constants"])
 
 
 def compare_step(recording: Recording) -> Iterator[Measurement]:
@@ -172,10 +166,10 @@ def compare_step(recording: Recording) -> Iterator[Measurement]:
     the largest speed."""
     q, qd = recording.states
     steps = len(recording.data["actions"])
-    flat = [_merge(x) for x in (q[:steps], qd[:steps], recording.array("actions"))]
+    flat = [merge(x) for x in (q[:steps], qd[:steps], recording.array("actions"))]
     q_next, qd_next = jax.jit(recording.step)(*flat)
-    yield _measure("step", "coordinates", q_next, _merge(q[1:]), TOLERANCES["coordinates"], 1.0)
-    yield _measure("step", "velocities", qd_next, _merge(qd[1:]), TOLERANCES["velocities"])
+    yield measure("step", "coordinates", q_next, merge(q[1:]), TOLERANCES["coordinates"], 1.0)
+    yield measure("step", "velocities", qd_next, merge(qd[1:]), TOLERANCES["velocities"])
 
 
 def compare_open_loop(recording: Recording) -> Iterator[Measurement]:
@@ -192,8 +186,8 @@ def compare_open_loop(recording: Recording) -> Iterator[Measurement]:
     actions = recording.array("actions")
     q_end, qd_end = roll(q[0], qd[0], actions)
     bound, last = TOLERANCES["open loop"], len(actions)
-    yield _measure("open loop", f"coordinates after {last}", q_end, q[last], bound, 1.0)
-    yield _measure(
+    yield measure("open loop", f"coordinates after {last}", q_end, q[last], bound, 1.0)
+    yield measure(
         "open loop", f"velocities after {last}", qd_end, qd[last], bound, float(abs(qd).max())
     )
 
@@ -205,11 +199,11 @@ def compare_observations(recording: Recording) -> Iterator[Measurement]:
     shown = jnp.concatenate([jnp.zeros_like(actions[:1]), actions])[: len(q)]
     env = recording.env
     observe = jax.jit(env.observe)
-    state = env.state(_merge(q), _merge(qd))
+    state = env.state(merge(q), merge(qd))
     yield _measure_observation("observations", observe(state), recording.data["obs"])
     if env.spec.observation_size > recording.data["obs"].shape[-1] or recording.kind == "planar":
         return
-    shown_state = RobotState(state.q, state.qd, _merge(shown))
+    shown_state = RobotState(state.q, state.qd, merge(shown))
     yield _measure_observation(
         "with last action", observe(shown_state), recording.data["obs_no_grad_mode"]
     )
@@ -219,15 +213,15 @@ def compare_rewards(recording: Recording) -> Iterator[Measurement]:
     """Rewards r(s_t, a_t) of every recorded step, relative to the largest."""
     q, qd = recording.states
     steps = len(recording.data["reward"])
-    state = recording.env.state(_merge(q[:steps]), _merge(qd[:steps]))
-    actions = clip_action(_merge(recording.array("actions")))
+    state = recording.env.state(merge(q[:steps]), merge(qd[:steps]))
+    actions = clip_action(merge(recording.array("actions")))
     reward = jax.jit(recording.env.reward)(state, actions, state)
-    yield _measure("rewards", "rewards", reward, _merge(recording.data["reward"]), 1e-5)
+    yield measure("rewards", "rewards", reward, merge(recording.data["reward"]), 1e-5)
 
 
 def compare_one_step_gradients(recording: Recording) -> Iterator[Measurement]:
     """Gradients of a random linear function of the next state, sample by sample."""
-    w_q, w_qd = _merge(recording.array("grad1_w_q")), _merge(recording.array("grad1_w_qd"))
+    w_q, w_qd = merge(recording.array("grad1_w_q")), merge(recording.array("grad1_w_qd"))
 
     @jax.jit
     @jax.grad
@@ -236,10 +230,10 @@ def compare_one_step_gradients(recording: Recording) -> Iterator[Measurement]:
         return (w_q * q).sum() + (w_qd * qd).sum()
 
     times = recording.data["grad1_times"]
-    inputs = [_merge(recording.array(k)[times]) for k in ("joint_q", "joint_qd", "actions")]
+    inputs = [merge(recording.array(k)[times]) for k in ("joint_q", "joint_qd", "actions")]
     ours = gradient((inputs[0], inputs[1], inputs[2]))
     keys = ("grad1_grad_joint_q", "grad1_grad_joint_qd", "grad1_grad_action")
-    theirs = [_merge(recording.array(key)) for key in keys]
+    theirs = [merge(recording.array(key)) for key in keys]
     q = inputs[0]
     yield from _measure_samples(
         "state", _state_gradient(recording, q, ours), _state_gradient(recording, q, theirs)
@@ -311,14 +305,33 @@ def compare(recording: Recording, only: Iterable[str] = ()) -> Iterator[Measurem
     Raises:
         ValueError: if a comparison is unknown.
     """
-    only = tuple(only) or tuple(COMPARISONS)
-    for name in only:
-        if name not in COMPARISONS:
-            raise ValueError(f"unknown comparison {name!r}; known: {', '.join(COMPARISONS)}")
-        yield from COMPARISONS[name](recording)
+    return measurements(COMPARISONS, recording, only)
 
 
-def _merge(array: Array) -> Array:
+def measurements(
+    comparisons: Mapping[str, Callable[[Recorded], Iterator[Measurement]]],
+    recording: Recorded,
+    only: Iterable[str] = (),
+) -> Iterator[Measurement]:
+    """What comparisons of a recording measure.
+
+    Args:
+        comparisons: by name.
+        recording: that they are of.
+        only: those to run, all if there are none.
+
+    Raises:
+        ValueError: if one of these is unknown.
+    """
+    chosen = tuple(only) or tuple(comparisons)
+    for name in chosen:
+        if name not in comparisons:
+            raise ValueError(f"unknown comparison {name!r}; known: {', '.join(comparisons)}")
+    for name in chosen:
+        yield from comparisons[name](recording)
+
+
+def merge(array: AnyArray) -> AnyArray:
     """Merges the axes of time and environments."""
     return array.reshape(-1, *array.shape[2:])
 
@@ -344,11 +357,11 @@ def _state_gradient(recording: Recording, q: Array, gradients: Iterable[Array]) 
     return jnp.concatenate([by_q, by_qd], axis=1)
 
 
-def _measure(
+def measure(
     comparison: str,
     quantity: str,
-    ours: Array | Floats,
-    theirs: Array | Floats,
+    ours: Array | ArrayLike,
+    theirs: Array | ArrayLike,
     tolerance: float,
     scale: float | None = None,
 ) -> Measurement:
@@ -360,7 +373,7 @@ def _measure(
 
 
 def _measure_observation(quantity: str, ours: Array, theirs: Floats) -> Measurement:
-    """As `_measure`, with a scale for each entry (entries that are always zero: 1)."""
+    """As `measure`, with a scale for each entry (entries that are always zero: 1)."""
     expected = np.asarray(theirs, float).reshape(ours.shape)
     error = np.abs(np.asarray(ours, float) - expected)
     scale = np.abs(expected).max(axis=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.reference import load_reference, reference_path
+from tests.reference import hand_path, load_reference, reference_path
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "parity.py"
 
@@ -50,6 +50,17 @@ def test_a_file_that_is_no_recording_is_status_2(main, tmp_path, capsys, content
     error = capsys.readouterr().err
     assert f"{path} cannot be compared" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "comparison"),
+    [(hand_path(), "open-loop"), (reference_path("hopper"), "gradients")],
+    ids=["hand", "hopper"],
+)
+def test_a_comparison_of_other_recordings_is_status_2(main, capsys, path, comparison):
+    assert main([str(path), "--only", "rewards", comparison]) == 2
+    error = capsys.readouterr().err
+    assert f"{path} cannot be compared: unknown comparison '{comparison}'; known: con" in error
 
 
 def test_a_truncated_recording_is_status_2(main, tmp_path, capsys):
