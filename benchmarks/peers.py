@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import PEERS
-from record import markdown, write_record
+from record import best_of, markdown, write_record
 
 ROBOTS = ("ant", "humanoid")
 FINITE = 0.95
@@ -110,16 +110,6 @@ def measure(name: str, robot_name: str, num_envs: int, cores: int, repeat: int, 
         row |= {"gradient_envs": envs, "derivative": simulation.derivative}
         row |= timed("gradient", simulation.gradient, envs)
         yield row
-
-
-def best_of(run: Any, repeat: int, seconds: float) -> float:
-    """Shortest of several calls, in seconds; the caller has made one to warm up."""
-    durations: list[float] = []
-    while not durations or (len(durations) < repeat and sum(durations) < seconds):
-        start = time.perf_counter()
-        run()
-        durations.append(time.perf_counter() - start)
-    return min(durations)
 
 
 def in_own_process(

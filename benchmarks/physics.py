@@ -25,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from record import markdown, write_record
+from record import best_of, markdown, write_record
 
 HORIZON = 32
 NUM_ENVS = {"hopper": 1024, "ant": 128, "anymal": 128, "humanoid": 64, "hand": 64}
@@ -71,6 +71,7 @@ def measure(
         start = time.perf_counter()
         compiled = lowered.compile()
         row[f"{name}_compile_s"] = round(time.perf_counter() - start, 2)
+        jax.block_until_ready(compiled(state, zero))  # to warm up
         seconds = best_of(lambda run=compiled: jax.block_until_ready(run(state, zero)), repeat)
         row[f"{name}_ms"] = round(1e3 * seconds, 2)
         row[f"{name}_steps_per_s"] = round(num_envs * HORIZON / seconds)
@@ -165,17 +166,6 @@ def build(env, num_envs: int, devices, block: int):
     zero = jax.device_put(zero, NamedSharding(mesh, specs[1]))
     forward = program(lambda arguments: rollout(*arguments)[0][None])
     return state, zero, forward, program(differentiate)
-
-
-def best_of(run, repeat: int) -> float:
-    """Shortest of several calls, in seconds, after one to warm up."""
-    run()
-    durations = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        run()
-        durations.append(time.perf_counter() - start)
-    return min(durations)
 
 
 def in_own_process(task: str, num_envs: int, cores: int, repeat: int, kernel: str = "") -> dict:

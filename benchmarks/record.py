@@ -1,15 +1,33 @@
-"""What the measurements have in common: a table to read, and a file to keep."""
+"""What the measurements have in common: a clock, a table to read, and a file to keep."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+
+def best_of(run: Callable[[], Any], repeat: int, seconds: float = math.inf) -> float:
+    """Shortest of several calls, in seconds; the caller has made one to warm up.
+
+    Args:
+        run: what is called.
+        repeat: so many times, at least once.
+        seconds: no further call begins after so long.
+    """
+    durations: list[float] = []
+    while not durations or (len(durations) < repeat and sum(durations) < seconds):
+        start = time.perf_counter()
+        run()
+        durations.append(time.perf_counter() - start)
+    return min(durations)
 
 
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -34,14 +34,13 @@ def build(name: str, robot: Robot, num_envs: int, gradient_envs: int, cores: int
     forward, gradient = _programs(step, position, devices, BLOCK if on_cpu else num_envs)
     size = robot.env.spec.action_size
     if family == "brax":
-        size = _brax_actions(robot, backend)
+        size = _brax_env(robot.name, backend, robot.control_dt)[0].action_size
     actions = jax.device_put(random_actions(num_envs, size), _along(devices, 1))
     start = jax.device_put(start, _along(devices, 0))
     start = forward(start, actions)[0]
 
     def run():
-        height, distance = jax.block_until_ready(forward(start, actions)[1])
-        return height, distance
+        return jax.block_until_ready(forward(start, actions)[1])
 
     def differentiate():
         return jax.block_until_ready(gradient(start, actions))
@@ -152,10 +151,6 @@ def _brax_env(name: str, backend: str, control_dt: float):
     env = envs.get_environment(name, backend=backend, n_frames=substeps)
     env.sys = env.sys.tree_replace({"opt.timestep": control_dt / substeps})
     return env, substeps
-
-
-def _brax_actions(robot: Robot, backend: str) -> int:
-    return _brax_env(robot.name, backend, robot.control_dt)[0].action_size
 
 
 def _brax(backend: str, robot: Robot, num_envs: int):
