@@ -133,7 +133,9 @@ def _read_description(path: str, reading: Reading, changed: int, size: int) -> D
         spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     compiled = spec.compile()
     base = _base(path, model)
-    names, coordinates, velocities = _joints(model, base)
+    names = model.joint_names[base + 1 :]
+    coordinates = model.coordinate_start[base + 1 :]
+    velocities = model.velocity_start[base + 1 :]
     start = _start(model, compiled)
     data = mujoco.MjData(compiled)
     data.qpos = start
@@ -146,9 +148,9 @@ def _read_description(path: str, reading: Reading, changed: int, size: int) -> D
         effort = _efforts(path, compiled, velocities, reading.strength)
         of_joints = spec, compiled, start, names, list(velocities), effort
         wishes = reading.joint_stiffness, 1.0 / frequency
-        servos = attempt(path, servos_for, *of_joints, *wishes)
-        servos.add_to(spec)
-        model, compiled = _load(path, reading, servos.add_to), spec.compile()
+        add_servos = attempt(path, servos_for, *of_joints, *wishes)
+        add_servos(spec)
+        model, compiled = _load(path, reading, add_servos), spec.compile()
     actions = _actions(path, model, compiled, names, velocities, reading.strength)
     grounded = len(model.contact_link) > 0 or len(model.planes.link) > 0
     model = _with_own_contact(model, compiled, height)
@@ -272,15 +274,6 @@ def _base(path: str, model: Model) -> int:
     return base
 
 
-def _joints(model: Model, base: int) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
-    links = range(base + 1, model.num_links)
-    return (
-        tuple(model.joint_names[link] for link in links),
-        tuple(model.coordinate_start[link] for link in links),
-        tuple(model.velocity_start[link] for link in links),
-    )
-
-
 def _actions(
     path: str,
     model: Model,
@@ -352,12 +345,9 @@ def on_the_ground(model: Model, compiled: mujoco.MjModel, q: Floats) -> Floats:
     ]
     if not upright or not len(model.contact_link):
         return q
-    heights = []
-    for link, position, radius in zip(
-        model.contact_link, model.contact_position, model.contact_radius, strict=True
-    ):
-        heights.append(in_world(data, model, int(link), position)[2] - radius)
+    points = zip(model.contact_link, model.contact_position, model.contact_radius, strict=True)
+    lowest = min(in_world(data, model, int(link), at)[2] - radius for link, at, radius in points)
     link = upright[0]
     coordinate = 2 if free else model.coordinate_start[link]
-    q[coordinate] -= min(heights) * (1.0 if free else np.sign(data.xaxis[link, 2]))
+    q[coordinate] -= lowest * (1.0 if free else np.sign(data.xaxis[link, 2]))
     return q
