@@ -17,6 +17,9 @@ from rpo.training import train as train_without_curve
 from rpo.training.processes import is_first
 from rpo.training.settings import make_env
 
+WITHOUT_DERIVATIVE = ("ppo", "sac")
+"""Methods that never differentiate the task."""
+
 
 def _look_at_derivative(task: str, algorithm: str, settings: Mapping[str, Any]) -> None:
     """Tells what another package's derivative is worth, before a method follows it.
@@ -24,7 +27,7 @@ def _look_at_derivative(task: str, algorithm: str, settings: Mapping[str, Any]) 
     Raises:
         SettingsError: if there is none.
     """
-    from rpo.envs.verdict import WITHOUT_DERIVATIVE, Verdict, judge, obstacle
+    from rpo.envs.verdict import Verdict, judge, obstacle
 
     if algorithm in WITHOUT_DERIVATIVE or algorithm not in algorithms.names():
         return

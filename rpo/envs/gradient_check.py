@@ -63,14 +63,12 @@ class GradientCheck:
 
     Args:
         task: name of the environment.
-        horizon: steps of the return.
         samples: random states that were tried.
         ended: how many of them were left out because an episode ended in a step.
         comparisons: one per kind of gradient.
     """
 
     task: str
-    horizon: int
     samples: int
     ended: int
     comparisons: tuple[Comparison, ...]
@@ -152,7 +150,7 @@ def check_gradients(
             progress(f"comparing the derivatives of a return of {horizon} steps")
             comparisons += compare_return(env, state, actions, direction_key)
     ended = samples - int(kept.sum())
-    return GradientCheck(env.spec.name, horizon, samples, ended, comparisons)
+    return GradientCheck(env.spec.name, samples, ended, comparisons)
 
 
 def require_sampling(*, samples: int, horizon: int, seed: int, warm_up: int = 64) -> None:
@@ -175,8 +173,8 @@ def compare_step(env: Env, state: EnvState, action: Array) -> tuple[Comparison, 
     """Jacobians of one step at given states, by state and by action. Needs float64 enabled."""
     flat = jax.jit(_flat)(state.physics)
     inputs = np.concatenate([flat, action], axis=1)
-    found = _compare(_step_function(env), state, inputs, np.eye(inputs.shape[1]), flat.shape[1])
-    return _labelled(found, "one step")
+    directions = np.eye(inputs.shape[1])
+    return _compare("one step", _step_function(env), state, inputs, directions, flat.shape[1])
 
 
 def compare_return(env: Env, state: EnvState, actions: Array, key: Array) -> tuple[Comparison, ...]:
@@ -185,15 +183,8 @@ def compare_return(env: Env, state: EnvState, actions: Array, key: Array) -> tup
     inputs = np.concatenate([flat, np.reshape(actions, (len(actions), -1))], axis=1)
     directions = _directions(key, flat.shape[1], inputs.shape[1])
     horizon = actions.shape[1]
-    found = _compare(_return_function(env, horizon), state, inputs, directions, flat.shape[1])
-    return _labelled(found, f"return of {horizon} steps")
-
-
-def _labelled(found: tuple[Comparison, Comparison], label: str) -> tuple[Comparison, ...]:
-    return tuple(
-        dataclasses.replace(comparison, quantity=f"{label} by {by}")
-        for comparison, by in zip(found, ("state", "actions"), strict=True)
-    )
+    label, function = f"return of {horizon} steps", _return_function(env, horizon)
+    return _compare(label, function, state, inputs, directions, flat.shape[1])
 
 
 def random_states(env: Env, key: Array, samples: int, warm_up: int) -> EnvState:
@@ -242,8 +233,13 @@ def _return_function(env: Env, horizon: int) -> Function:
 
 
 def _compare(
-    function: Function, state: EnvState, inputs: Floats, directions: Floats, states: int
-) -> tuple[Comparison, Comparison]:
+    label: str,
+    function: Function,
+    state: EnvState,
+    inputs: Floats,
+    directions: Floats,
+    states: int,
+) -> tuple[Comparison, ...]:
     """Derivatives along `directions` (D, inputs): each entry of the state, then of the actions.
 
     What is not the environment's is computed in NumPy, which compiles nothing.
@@ -252,12 +248,14 @@ def _compare(
     by_action = jacobian[..., states:] @ directions[states:, states:].T
     exact = np.concatenate([jacobian[..., :states], by_action], axis=-1)
     forward, backward = _one_sided(function, state, inputs, directions)
-    parts = [slice(0, states), slice(states, None)]
-    first, second = (_judge(exact[..., p], forward[..., p], backward[..., p]) for p in parts)
-    return first, second
+    parts = {"state": slice(0, states), "actions": slice(states, None)}
+    return tuple(
+        _judge(f"{label} by {by}", exact[..., part], forward[..., part], backward[..., part])
+        for by, part in parts.items()
+    )
 
 
-def _judge(exact: Floats, forward: Floats, backward: Floats) -> Comparison:
+def _judge(quantity: str, exact: Floats, forward: Floats, backward: Floats) -> Comparison:
     rows = [x.reshape(len(x), -1) for x in (exact, forward, backward)]
     ours, expected = rows[0], 0.5 * (rows[1] + rows[2])
     norm = np.linalg.norm(expected, axis=1)
@@ -268,7 +266,7 @@ def _judge(exact: Floats, forward: Floats, backward: Floats) -> Comparison:
         kink = np.linalg.norm(rows[1] - rows[2], axis=1) / np.maximum(norm, tiny)
     both_zero = (norm == 0) & (np.abs(ours).max(axis=1) == 0)
     return Comparison(
-        quantity="",
+        quantity=quantity,
         cosine=np.where(both_zero, 1.0, cosine),
         error=np.where(both_zero, 0.0, error),
         smooth=kink <= KINK,

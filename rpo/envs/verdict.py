@@ -28,9 +28,6 @@ DIRECTIONS = 8
 SMALLEST_COSINE = 0.9
 """Between both derivatives along the directions, in half of the states, of a useful gradient."""
 
-WITHOUT_DERIVATIVE = ("ppo", "sac")
-"""Methods that never differentiate the task."""
-
 Kind = Literal["useful", "rough", "wrong", "zero", "not finite", "missing"]
 
 
@@ -43,13 +40,11 @@ class Verdict:
         kind: `missing` if JAX cannot differentiate the task at all; `rough` if finite differences
             of two sizes disagree with one another as well.
         detail: in words.
-        cosine: median over states, NaN where there is nothing to compare.
     """
 
     task: str
     kind: Kind
     detail: str
-    cosine: float = float("nan")
 
     @property
     def useful(self) -> bool:
@@ -139,12 +134,12 @@ def _judge(
     if not finite.all():
         detail += f"; {int((~finite).sum())} gradients not finite"
     if cosine >= SMALLEST_COSINE:
-        return Verdict(task, "useful", detail, cosine)
+        return Verdict(task, "useful", detail)
     if between >= SMALLEST_COSINE:
-        return Verdict(task, "wrong", detail, cosine)
+        return Verdict(task, "wrong", detail)
     steps = " and ".join(map(str, STEPS))
     detail += f"; {between:.3f} between those of {steps}: the return jumps or bends"
-    return Verdict(task, "rough", detail, cosine)
+    return Verdict(task, "rough", detail)
 
 
 def _cosine(
