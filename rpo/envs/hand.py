@@ -162,7 +162,7 @@ class Hand(RobotTask):
         return lax.stop_gradient(goal), key
 
     def observe(self, state: HandState) -> Float[Array, "envs observation"]:
-        """See the class; quaternions are given as x, y, z, w."""
+        """In the order of `spec.observation_names`; quaternions are given as x, y, z, w."""
         q, qd, scale = state.q, state.qd, self.settings.joint_velocity_scale
         lower, upper = self._range(q.dtype)
         goal_position = jnp.broadcast_to(self.goal_position.astype(q.dtype), (len(q), 3))

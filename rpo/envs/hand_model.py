@@ -79,7 +79,7 @@ class HandSettings(TaskSettings):
 
 def load_hand(settings: HandSettings) -> Model:
     """Hand and cube with the settings' figures; equal settings give the same object."""
-    return _load_hand(dataclasses.replace(settings, **_NOT_OF_THE_MODEL))
+    return _load_hand(tuple((name, getattr(settings, name)) for name in _MODEL_FIELDS))
 
 
 _MODEL_FIELDS = (
@@ -88,15 +88,11 @@ _MODEL_FIELDS = (
     *("limit_stiffness", "limit_damping", "limit_damping_inside"),
     *("published_pairs", "attract_inside"),
 )
-_NOT_OF_THE_MODEL: dict[str, Any] = {
-    field.name: field.default
-    for field in dataclasses.fields(HandSettings)
-    if field.name not in _MODEL_FIELDS
-}
 
 
 @functools.lru_cache(maxsize=16)
-def _load_hand(settings: HandSettings) -> Model:
+def _load_hand(figures: tuple[tuple[str, Any], ...]) -> Model:
+    settings = HandSettings(**dict(figures))
     model = load_mjcf(ASSET)
     joints = np.r_[np.ones(JOINTS), np.zeros(6)]
     geoms = model.geoms

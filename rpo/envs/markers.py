@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, Literal, get_args
 
@@ -59,11 +60,8 @@ class Marker(eqx.Module):
         Raises:
             ValueError: if it has entries for another number.
         """
-        return Marker(
+        return dataclasses.replace(
+            self,
             position=jnp.broadcast_to(self.position, (envs, 3)),
-            size=self.size,
             quaternion=jnp.broadcast_to(self.quaternion, (envs, 4)),
-            shape=self.shape,
-            color=self.color,
-            faces=self.faces,
         )

@@ -82,7 +82,8 @@ class Randomization:
         """What is not off, by name."""
         found = {f"{name}_range": getattr(self, f"{name}_range") for name in self.factors}
         found |= {"latency_range": self.latency_range} if self.delays else {}
-        return found | ({"observation_noise": self.observation_noise} if self._noisy else {})
+        noisy = any(self.observation_noise)
+        return found | ({"observation_noise": self.observation_noise} if noisy else {})
 
     def require_possible(
         self, task: str, factor_names: tuple[str, ...], observation_size: int
@@ -112,12 +113,8 @@ class Randomization:
         parts = (f"{name} {' '.join(f'{x:g}' for x in v)}" for name, v in self.active.items())
         return ", ".join(parts) or "off"
 
-    @property
-    def _noisy(self) -> bool:
-        return any(self.observation_noise)
-
     def draw(self, key: Array, bodies: int, actions: int) -> Variation:
-        """What one episode of one environment has, without a batch axis.
+        """What one episode of one environment has, without a batch axis, where something is drawn.
 
         Args:
             key: typed JAX key of the episode's start. Each figure has a stream of its own, so none
@@ -126,8 +123,6 @@ class Randomization:
             actions: of the task.
         """
         names = [*self.factors, *["latency"] * self.delays]
-        if not names:
-            return Variation(Factors())
         every = (*Factors._fields, "latency")
         streams = jax.random.split(jax.random.fold_in(key, _DRAWS), len(every))
         shapes = {"mass": (bodies,), "inertia": (bodies,), "strength": (actions,)}

@@ -58,11 +58,6 @@ def halves(width: int) -> SignedPermutation:
     return SignedPermutation((*range(half, width), *range(half)), (1,) * width)
 
 
-def unmoved(width: int) -> SignedPermutation:
-    """What the exchange does to values: nothing."""
-    return SignedPermutation(tuple(range(width)), (1,) * width)
-
-
 def tied_trunk(trunk: Trunk, before: SignedPermutation, scale: float) -> Trunk:
     """Hidden layers whose input is exchanged like `before`."""
     linears, norms = [], []
@@ -91,7 +86,8 @@ def tied_mlp(network: MLP, before: SignedPermutation, scale: float) -> MLP:
     """A network whose outputs the exchange leaves alone."""
     trunk = tied_trunk(network.trunk, before, scale)
     width, outputs = network.head.weight.shape
-    head = tied_linear(network.head, halves(width), unmoved(outputs), scale)
+    unmoved = SignedPermutation(tuple(range(outputs)), (1,) * outputs)
+    head = tied_linear(network.head, halves(width), unmoved, scale)
     result: MLP = eqx.tree_at(lambda x: (x.trunk, x.head), network, (trunk, head))
     return result
 

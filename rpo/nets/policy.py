@@ -106,11 +106,9 @@ class GaussianPolicy(Tied):
             self.log_std_head = eqx.tree_at(lambda head: head.bias, self.log_std_head, bias)
         self.mirror = mirror
         tied = self.tied(math.sqrt(2.0))  # outputs as large as of independent weights
-        self.trunk, self.mean_head, self.log_std_head = (
-            tied.trunk,
-            tied.mean_head,
-            tied.log_std_head,
-        )
+        self.trunk = tied.trunk
+        self.mean_head = tied.mean_head
+        self.log_std_head = tied.log_std_head
 
     def tied(self, scale: float = 1.0) -> GaussianPolicy:
         """See `Tied`. Standard deviations have no direction: they are exchanged without signs."""
