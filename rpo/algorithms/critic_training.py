@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
 from rpo.algorithms.base import Metrics
-from rpo.algorithms.chunks import CHUNK_ROWS, largest_divisor
+from rpo.algorithms.chunks import chunked
 from rpo.algorithms.devices import device_mean, environment_keys
 from rpo.algorithms.optimizer import Optimizer, OptimizerState
 from rpo.nets import CriticEnsemble, StateValues
@@ -91,8 +91,7 @@ def prediction_metrics(
     """`explained_variance` (1 where the mean of the critics is right up to a constant, at most 0
     where it knows no more than the mean target) and `value_bias`, of the critics as they are.
     """
-    rows = largest_divisor(target.size, CHUNK_ROWS)
-    chunks = observation.reshape(-1, rows, observation.shape[-1])
+    chunks = chunked(observation, 1)
     value = lax.map(lambda chunk: jnp.mean(critics(chunk), axis=0), chunks).reshape(-1)
     error = value - target
     sums = (error, error * error, target, target * target)

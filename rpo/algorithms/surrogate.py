@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics
-from rpo.algorithms.chunks import CHUNK_ROWS, largest_divisor
+from rpo.algorithms.chunks import chunked
 from rpo.algorithms.devices import device_max, device_mean
 from rpo.algorithms.returns import step_discounts
 from rpo.algorithms.rollout import Rollout, Segment
@@ -105,12 +105,8 @@ def divergence(policy: GaussianPolicy, batch: ActorBatch) -> Float[Array, ""]:
 
     In chunks that fit in cache, as `actor_gradient`.
     """
-    samples = batch.entropy_weight.size
-    rows = largest_divisor(samples, CHUNK_ROWS)
-    observation, old = jax.tree.map(
-        lambda x: x.reshape(samples // rows, rows, *x.shape[2:]), (batch.observation, batch.old)
-    )
-    kl = lax.map(lambda chunk: jnp.mean(policy(chunk[0]).kl_from(chunk[1])), (observation, old))
+    chunks = chunked((batch.observation, batch.old), 2)
+    kl = lax.map(lambda chunk: jnp.mean(policy(chunk[0]).kl_from(chunk[1])), chunks)
     return jnp.mean(kl)
 
 
@@ -150,11 +146,8 @@ def actor_gradient(
     Returns:
         the gradient, and the diagnostics: means over all samples, largest values of `..._max`.
     """
-    steps, envs = jax.tree.leaves(batch)[0].shape[:2]
-    samples = steps * envs
-    rows = largest_divisor(samples, CHUNK_ROWS)
-    count = samples // rows
-    chunks = jax.tree.map(lambda x: x.reshape(count, rows, *x.shape[2:]), batch)
+    chunks = chunked(batch, 2)
+    count = len(jax.tree.leaves(chunks)[0])
 
     def add(total: GaussianPolicy, chunk: Batch) -> tuple[GaussianPolicy, Metrics]:
         gradient, diagnostics = jax.grad(loss, has_aux=True)(policy, chunk)

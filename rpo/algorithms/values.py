@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rpo.algorithms.chunks import CHUNK_ROWS, largest_divisor
+from rpo.algorithms.chunks import chunked
 from rpo.nets import StateValues
 
 
@@ -28,8 +28,6 @@ def _forward(
     critics: StateValues, observation: Float[Array, "*batch observation"]
 ) -> tuple[Float[Array, "critics *batch"], tuple[StateValues, Float[Array, "..."]]]:
     shape = observation.shape
-    samples = observation.reshape(-1, shape[-1])
-    rows = largest_divisor(samples.shape[0], CHUNK_ROWS)
 
     def values_and_gradients(chunk: Array) -> tuple[Array, Array]:
         values, gradients = [], []
@@ -39,7 +37,8 @@ def _forward(
             gradients.append(pull_back(jnp.ones_like(value))[0])  # of each row by its own
         return jnp.stack(values, axis=-1), jnp.stack(gradients, axis=-2)
 
-    values, gradients = lax.map(values_and_gradients, samples.reshape(-1, rows, shape[-1]))
+    chunks = chunked(observation, observation.ndim - 1)
+    values, gradients = lax.map(values_and_gradients, chunks)
     count = len(critics.networks.members)
     values = jnp.moveaxis(values.reshape(*shape[:-1], count), -1, 0)
     return values, (critics, gradients.reshape(*shape[:-1], count, shape[-1]))
