@@ -1,7 +1,7 @@
 """The alpha policy of GI-PPO: the actor after small steps of all actions along dA/du.
 
 The actions mean + std * eps, with the recorded noise eps held constant, are fitted to the targets
-u + alpha * dA/du. If the loss has grown, that starts anew with a smaller learning rate.
+u + alpha * dA/du.
 """
 
 from __future__ import annotations
@@ -52,9 +52,8 @@ def fit_alpha_policy(
 ) -> Outcome:
     """Fits the actor to u + alpha * dA/du.
 
-    An attempt fails if the loss before its last step exceeds that before its first one; then it is
-    undone and repeated (`attempt_until_better`). The metric `gradient_norm` is the mean over the
-    steps, before clipping.
+    An attempt (`attempt_until_better`) fails if the loss before its last step exceeds that before
+    its first one. The metric `gradient_norm` is the mean over the steps, before clipping.
 
     Args:
         actor: policy that collected the batch, and its optimiser.

@@ -12,7 +12,7 @@ A_t is the generalised advantage of step t. Per iteration:
 4. PPO from the alpha policy on, its ratio being relative to (pi_old + pi_alpha) / 2, with an
    optimiser of its own (`mixture_ppo.py`).
 
-Steps 2 and 4 are undone and repeated at smaller rates while they make their losses worse.
+Steps 2 and 4 are attempted several times if need be (`attempts.py`).
 """
 
 from __future__ import annotations

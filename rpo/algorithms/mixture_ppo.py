@@ -1,7 +1,6 @@
 """The PPO phase of GI-PPO: from the alpha policy on, on samples of the policy before it.
 
-Importance ratios are relative to (pi_old + pi_alpha) / 2. The phase is undone and repeated with a
-smaller rate as long as its last epoch's mean loss exceeds the first one's.
+Importance ratios are relative to (pi_old + pi_alpha) / 2.
 """
 
 from __future__ import annotations
@@ -83,8 +82,9 @@ def train_ppo(
     attempts: int,
     axis: str | None,
 ) -> Outcome:
-    """All epochs, until the last one's mean loss does not exceed the first one's.
+    """All epochs of the phase.
 
+    An attempt (`attempt_until_better`) fails if its last epoch's mean loss exceeds its first one's.
     Minibatches do not depend on how environments are split over devices, nor on the attempt.
 
     Args:
