@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
 Key = UInt32[Array, "2"]
@@ -28,16 +27,9 @@ class IterationKeys(NamedTuple):
     further: Key
 
 
-def raw_key(key: Array) -> Key:
-    """The raw form of a raw or typed key."""
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(key)
-    return key
-
-
 def start_keys(key: Array) -> StartKeys:
     """Keys for `Algorithm.init`, from a raw or typed key."""
-    return StartKeys(*jax.random.split(raw_key(key), 4))
+    return StartKeys(*jax.random.split(jax.random.key_data(key), 4))  # a raw one stays as it is
 
 
 def iteration_keys(run: Key, iteration: Int[Array, ""]) -> IterationKeys:
