@@ -83,6 +83,5 @@ def generalized_advantage(
         return advantage, advantage
 
     delta = reward + discount * jnp.where(terminated, 0, next_value) - value
-    return lax.scan(step, jnp.zeros_like(delta[0]), (delta, terminated | truncated), reverse=True)[
-        1
-    ]
+    steps = (delta, terminated | truncated)
+    return lax.scan(step, jnp.zeros_like(delta[0]), steps, reverse=True)[1]
