@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from rpo.algorithms.config import per_mille
 from rpo.algorithms.devices import gather_environments
 from rpo.algorithms.keys import StartKeys
-from rpo.algorithms.optimizer import OptimizerState
+from rpo.algorithms.optimizer import Optimizer, OptimizerState
 from rpo.envs.base import Env, EnvState
 from rpo.nets import GaussianPolicy, Normalizer, new_normalizer
 
@@ -264,6 +264,12 @@ class Algorithm(eqx.Module):
             normalizer=old.normalizer,
             method=old.method,
         )
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Of all that is learned, with the settings' figures."""
+        config = self.config
+        return Optimizer(config.betas, config.weight_decay, config.max_gradient_norm)
 
     @property
     def steps_per_iteration(self) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rpo.envs.base import EnvSpec
 from rpo.errors import SettingsError
@@ -35,9 +34,9 @@ def require_ranges(
     positive: Iterable[str] = (),
     not_negative: Iterable[str] = (),
     fractions: Iterable[str] = (),
+    shares: Iterable[str] = (),
     widths: Iterable[str] = (),
     betas: Iterable[str] = (),
-    choices: Mapping[str, Iterable[str]] = MappingProxyType({}),
     parts_of_horizon: Iterable[str] = (),
 ) -> None:
     """Checks the settings with these names.
@@ -48,9 +47,9 @@ def require_ranges(
         positive: finite and above 0.
         not_negative: finite and at least 0.
         fractions: in [0, 1].
+        shares: in [0, 1).
         widths: tuples of at most 100 hidden layers' widths, at most a million each.
         betas: pairs of decay rates in [0, 1).
-        choices: words, and which of them there are.
         parts_of_horizon: numbers of minibatches, which divide the horizon.
 
     Raises:
@@ -69,6 +68,9 @@ def require_ranges(
     for name in fractions:
         value = getattr(config, name)
         require(0 <= value <= 1, f"{name} is {value}, must lie in [0, 1]")
+    for name in shares:
+        value = getattr(config, name)
+        require(0 <= value < 1, f"{name} is {value}, must be at least 0 and below 1")
     for name in widths:
         sizes = getattr(config, name)
         valid = len(sizes) > 0 and all(size >= 1 for size in sizes)
@@ -79,9 +81,6 @@ def require_ranges(
         rates = getattr(config, name)
         valid = all(0 <= rate < 1 for rate in rates)
         require(valid, f"{name} is {rates}, both must lie in [0, 1)")
-    for name, known in choices.items():
-        value = getattr(config, name)
-        require(value in known, f"{name} is {value!r}, must be one of {', '.join(known)}")
     for name in parts_of_horizon:
         value, horizon = getattr(config, name), config.horizon
         require(horizon % value == 0, f"{name} is {value}, must divide the horizon ({horizon})")
@@ -89,7 +88,7 @@ def require_ranges(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Settings of every method.
+    """Settings of every method. What is a `Literal` is one of its words.
 
     The defaults are the paper's (Tables 2 and 3, Ant).
 
@@ -106,6 +105,9 @@ class MethodConfig:
         discount: gamma.
         actor_hidden_sizes: widths of the policy's hidden layers.
         critic_hidden_sizes: widths of every critic's hidden layers.
+        betas: decay rates of AdamW's moments.
+        weight_decay: of AdamW.
+        max_gradient_norm: at which gradients are clipped.
         policy_average: weight that the average of all policies so far keeps in an iteration, below
             1; the average, not the newest policy, is then what a run saves, evaluates and shows. 0:
             none. What is learned, and the returns seen meanwhile, are the newest policy's.
@@ -122,6 +124,9 @@ class MethodConfig:
     discount: float = 0.99
     actor_hidden_sizes: tuple[int, ...] = (400, 200, 100)
     critic_hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    betas: tuple[float, float] = (0.7, 0.95)
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 0.5
     policy_average: float = 0.0
     symmetric: bool = False
 
@@ -129,17 +134,18 @@ class MethodConfig:
         require_ranges(
             self,
             counts=("num_envs", "horizon", "short_episode_steps"),
+            positive=("max_gradient_norm",),
+            not_negative=("weight_decay",),
             fractions=("discount",),
+            shares=("short_episodes", "policy_average"),
             widths=("actor_hidden_sizes", "critic_hidden_sizes"),
+            betas=("betas",),
         )
-        require(
-            0 <= self.short_episodes < 1,
-            f"short_episodes is {self.short_episodes}, must be at least 0 and below 1",
-        )
-        require(
-            0 <= self.policy_average < 1,
-            f"policy_average is {self.policy_average}, must be at least 0 and below 1",
-        )
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                value, known = getattr(self, name), get_args(kind)
+                listed = ", ".join(map(str, known))
+                require(value in known, f"{name} is {value!r}, must be one of {listed}")
         steps = self.total_steps
         require(1 <= steps <= MAX_STEPS, f"total_steps is {steps}, must lie between 1 and 10^15")
         require(

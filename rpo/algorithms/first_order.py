@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt32
 
@@ -17,7 +16,7 @@ from rpo.algorithms.critic_training import fit_critics
 from rpo.algorithms.devices import device_mean, device_sum, environment_indices, environment_keys
 from rpo.algorithms.iteration import end_iteration
 from rpo.algorithms.keys import iteration_keys, start_keys
-from rpo.algorithms.optimizer import SCHEDULES, Optimizer, Schedule, learning_rate_at
+from rpo.algorithms.optimizer import Schedule, learning_rate_at
 from rpo.algorithms.returns import segment_return, td_lambda
 from rpo.algorithms.rollout import Rollout, Segment, rollout_with_action_gradients
 from rpo.algorithms.surrogate import (
@@ -30,7 +29,7 @@ from rpo.algorithms.surrogate import (
 )
 from rpo.algorithms.values import frozen_values
 from rpo.envs.base import Env
-from rpo.nets import CRITICS, Critic, GaussianPolicy, TanhGaussianPolicy, new_state_values
+from rpo.nets import Critic, GaussianPolicy, TanhGaussianPolicy, new_state_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,6 @@ class FirstOrderConfig(MethodConfig):
         initial_std: standard deviation of actions before squashing, about which a policy starts, in
             [0.01, 5]; its means start as much smaller or larger. Published code has 1.
         critic_learning_rate: constant.
-        betas: decay rates of AdamW's moments.
-        weight_decay: of AdamW.
-        max_gradient_norm: at which gradients are clipped.
         max_action_gradient_ratio: at which an environment's action gradient is clipped, as a
             multiple of the median environment's; see `rpo.algorithms.bounds`.
         critic_passes: L, passes over the rollout per iteration.
@@ -73,9 +69,6 @@ class FirstOrderConfig(MethodConfig):
     actor_learning_rate_hold: float = 0.0
     initial_std: float = 1.0
     critic_learning_rate: float = 5e-4
-    betas: tuple[float, float] = (0.7, 0.95)
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 0.5
     max_action_gradient_ratio: float = 100.0
     critic_passes: int = 16
     critic_minibatches: int = 4
@@ -88,17 +81,11 @@ class FirstOrderConfig(MethodConfig):
             counts=("num_critics", "critic_passes", "critic_minibatches", "block_size"),
             positive=(
                 *("actor_learning_rate", "actor_learning_rate_final", "critic_learning_rate"),
-                *("max_gradient_norm", "max_action_gradient_ratio"),
+                "max_action_gradient_ratio",
             ),
-            not_negative=("weight_decay",),
             fractions=("td_lambda",),
-            betas=("betas",),
-            choices={"critic": CRITICS, "actor_learning_rate_schedule": SCHEDULES},
+            shares=("actor_learning_rate_hold",),
             parts_of_horizon=("critic_minibatches",),
-        )
-        require(
-            0 <= self.actor_learning_rate_hold < 1,
-            f"actor_learning_rate_hold is {self.actor_learning_rate_hold}, must be in [0, 1)",
         )
         require(
             0.01 <= self.initial_std <= 5,  # well within the bounds of log_std
@@ -107,10 +94,6 @@ class FirstOrderConfig(MethodConfig):
         require(
             self.critic != "scaled" or self.discount < 1,
             "critic is 'scaled', in units of 1 / (1 - discount): discount must be below 1",
-        )
-        require(
-            self.target_value in ("mean", "min"),
-            f"target_value is {self.target_value!r}, must be 'mean' or 'min'",
         )
 
 
@@ -121,8 +104,6 @@ class FirstOrderAlgorithm(Algorithm):
     and if it learns from something else than the gradient of the discounted return, `actor_return`
     and `make_batch`.
     """
-
-    config: eqx.AbstractVar[Any]
 
     def entropy_coefficient(self, state: TrainState) -> Float[Array, ""] | float:
         """Weight of the normalised entropy sample in the reward, constant within an iteration."""
@@ -167,12 +148,6 @@ class FirstOrderAlgorithm(Algorithm):
         """Updates `TrainState.method` after the actor, given the mean entropy in nats."""
         del entropy
         return state, {}
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Of actor and critics."""
-        config = self.config
-        return Optimizer(config.betas, config.weight_decay, config.max_gradient_norm)
 
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`."""

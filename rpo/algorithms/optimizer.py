@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from rpo.nets.mirror import tied
 
 Schedule = Literal["constant", "linear", "exponential"]
-SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "exponential")
 
 T = TypeVar("T")
 
@@ -95,15 +94,8 @@ class Optimizer:
             lambda new, old: jnp.where(finite, new, old), (applied, adam), (parameters, state.adam)
         )
         skipped = (~finite).astype(jnp.int32)
-        return (
-            parameters,
-            OptimizerState(
-                adam=adam,
-                skipped=state.skipped + skipped,
-                skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
-            ),
-            norm,
-        )
+        in_a_row = (state.skipped_in_a_row + 1) * skipped
+        return parameters, OptimizerState(adam, state.skipped + skipped, in_a_row), norm
 
 
 def learning_rate_at(

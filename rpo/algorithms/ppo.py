@@ -77,10 +77,7 @@ class PPOConfig(MethodConfig):
         kl_threshold: divergence per epoch that the learning rate aims at; 0 keeps the rate fixed.
         min_learning_rate: lowest rate.
         max_learning_rate: highest rate.
-        betas: decay rates of AdamW's moments.
         epsilon: of AdamW.
-        weight_decay: of AdamW.
-        max_gradient_norm: at which the joint gradient of actor and critic is clipped.
 
     Raises:
         ValueError: if a setting is out of range, with one line that says what to change.
@@ -100,21 +97,18 @@ class PPOConfig(MethodConfig):
     max_learning_rate: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-5
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_ranges(
             self,
             counts=("epochs", "minibatches"),
-            positive=("clip", "learning_rate", "min_learning_rate", "epsilon", "max_gradient_norm"),
+            positive=("clip", "learning_rate", "min_learning_rate", "epsilon"),
             not_negative=(
                 *("value_coefficient", "entropy_coefficient", "bound_coefficient", "bound_limit"),
-                *("kl_threshold", "weight_decay"),
+                "kl_threshold",
             ),
             fractions=("gae_lambda",),
-            betas=("betas",),
             parts_of_horizon=("minibatches",),
         )
         require(self.clip <= 1, f"clip is {self.clip}, must be at most 1: ratios are positive")
@@ -193,10 +187,7 @@ class PPO(Algorithm):
     @property
     def optimizer(self) -> Optimizer:
         """Of actor and critic together: gradients are clipped by their joint norm."""
-        config = self.config
-        return Optimizer(
-            config.betas, config.weight_decay, config.max_gradient_norm, config.epsilon
-        )
+        return dataclasses.replace(super().optimizer, epsilon=self.config.epsilon)
 
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`. The state of the only optimiser is `actor_optimizer`."""

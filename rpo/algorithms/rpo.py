@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState, per_epoch
-from rpo.algorithms.config import require
+from rpo.algorithms.config import require, require_ranges
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig
 from rpo.algorithms.optimizer import OptimizerState, Schedule
 from rpo.algorithms.surrogate import (
@@ -61,10 +61,11 @@ class RPOConfig(FirstOrderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.actor_epochs >= 1, f"actor_epochs is {self.actor_epochs}, must be at least 1")
-        for name in ("clip_low", "clip_high", "kl_coefficient", "entropy_coefficient"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} is {value}, must not be negative")
+        require_ranges(
+            self,
+            counts=("actor_epochs",),
+            not_negative=("clip_low", "clip_high", "kl_coefficient", "entropy_coefficient"),
+        )
         require(
             self.clip_low <= 1,  # ratios are positive: beyond 1 nothing would be left out
             f"clip_low is {self.clip_low}, must lie in [0, 1]: samples with a ratio below "

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, UInt32
 
 from rpo.algorithms.base import (
     Algorithm,
@@ -43,7 +43,7 @@ from rpo.algorithms.devices import (
 )
 from rpo.algorithms.iteration import end_iteration
 from rpo.algorithms.keys import iteration_keys, start_keys
-from rpo.algorithms.optimizer import Optimizer, OptimizerState
+from rpo.algorithms.optimizer import OptimizerState
 from rpo.algorithms.replay import Replay, Windows, empty_replay
 from rpo.algorithms.temperature import Temperature, new_temperature, target_entropy
 from rpo.envs.base import Env
@@ -70,9 +70,6 @@ class SACConfig(MethodConfig):
         critic_learning_rate: constant.
         initial_temperature: alpha at the start.
         temperature_learning_rate: of log(alpha); zero keeps alpha fixed.
-        betas: decay rates of AdamW's moments.
-        weight_decay: of AdamW.
-        max_gradient_norm: at which gradients are clipped.
 
     Raises:
         ValueError: if a setting is out of range, with one line that says what to change.
@@ -88,22 +85,15 @@ class SACConfig(MethodConfig):
     critic_learning_rate: float = 5e-4
     initial_temperature: float = 1.0
     temperature_learning_rate: float = 5e-3
-    betas: tuple[float, float] = (0.7, 0.95)
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_ranges(
             self,
             counts=("batch_size", "gradient_steps", "n_step"),
-            positive=(
-                *("actor_learning_rate", "critic_learning_rate", "initial_temperature"),
-                "max_gradient_norm",
-            ),
-            not_negative=("warmup_steps", "temperature_learning_rate", "weight_decay"),
+            positive=("actor_learning_rate", "critic_learning_rate", "initial_temperature"),
+            not_negative=("warmup_steps", "temperature_learning_rate"),
             fractions=("target_smoothing",),
-            betas=("betas",),
         )
         require(
             self.replay_capacity >= self.num_envs * self.horizon,
@@ -181,12 +171,6 @@ class SAC(Algorithm):
     """Soft Actor-Critic."""
 
     config: SACConfig = eqx.field(static=True)
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Of actor, critics and temperature."""
-        config = self.config
-        return Optimizer(config.betas, config.weight_decay, config.max_gradient_norm)
 
     def init(self, env: Env, key: Array) -> TrainState:
         """See `Algorithm.init`."""
@@ -276,7 +260,8 @@ class SAC(Algorithm):
     ) -> tuple[Environments, Experience]:
         """H steps of the policy, or of uniformly random actions, by plain forward simulation."""
         config, policy, normalizer = self.config, state.policy, state.normalizer
-        keys = environment_keys(key, self._indices(state.environments.episode_return))
+        indices = environment_indices(state.environments.episode_return.shape[0], self.axis)
+        keys = environment_keys(key, indices)
         noise = environment_noise(keys, (config.horizon, env.spec.action_size))
         step = state.iteration * config.horizon + jnp.arange(config.horizon)
 
@@ -294,7 +279,7 @@ class SAC(Algorithm):
         """One gradient step of the critics, the actor and the temperature, on one minibatch."""
         config = self.config
         sample_key, *noise_keys = jax.random.split(key, 3)
-        indices = self._indices(replay.steps.reward[0])
+        indices = environment_indices(replay.steps.reward.shape[1], self.axis)
         count = config.batch_size // config.num_envs
         windows = replay.sample(
             environment_keys(sample_key, indices), count, config.n_step, config.discount
@@ -390,7 +375,3 @@ class SAC(Algorithm):
             ),
         )
         return learner, means | {"actor_gradient_norm": norm, "temperature": alpha}
-
-    def _indices(self, x: Float[Array, " envs"]) -> Int[Array, " envs"]:
-        """Global indices of this device's environments, over which `x` runs."""
-        return environment_indices(x.shape[0], self.axis)

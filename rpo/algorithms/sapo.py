@@ -1,7 +1,7 @@
 """Soft Analytic Policy Optimization (Xing et al. 2025): SHAC with a maximum-entropy return.
 
 Every reward becomes r + alpha * h, h being the normalised entropy sample of the squashed policy
-(`first_order.normalized_entropy`). alpha is constant within an iteration and then moves so that the
+(`surrogate.normalized_entropy`). alpha is constant within an iteration and then moves so that the
 mean entropy approaches the target -action_size / 2.
 """
 
@@ -14,7 +14,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from rpo.algorithms.base import Metrics, TrainState
-from rpo.algorithms.config import require
+from rpo.algorithms.config import require_ranges
 from rpo.algorithms.first_order import FirstOrderAlgorithm, FirstOrderConfig, descend_once
 from rpo.algorithms.surrogate import ActorBatch, ActorLoss, discounted_entropy, surrogate
 from rpo.algorithms.temperature import Temperature, new_temperature, target_entropy
@@ -40,13 +40,10 @@ class SAPOConfig(FirstOrderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.initial_temperature > 0,
-            f"initial_temperature is {self.initial_temperature}, must be positive",
-        )
-        require(
-            self.temperature_learning_rate >= 0,
-            f"temperature_learning_rate is {self.temperature_learning_rate}, must not be negative",
+        require_ranges(
+            self,
+            positive=("initial_temperature",),
+            not_negative=("temperature_learning_rate",),
         )
 
 
