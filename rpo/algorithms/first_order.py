@@ -287,17 +287,12 @@ class FirstOrderAlgorithm(Algorithm):
     def _rollout_metrics(self, rollout: Rollout) -> Metrics:
         segment = rollout.segment
         means = {
-            "reward": segment.reward.mean(),
             "entropy": segment.entropy.mean(),
             "std": segment.distribution.std.mean(),
             "value": rollout.auxiliary.mean(),
         }
-        dtype = segment.reward.dtype
-        counts = {
-            "non_finite_states": segment.non_finite.sum().astype(dtype),
-            "non_finite_gradients": (~rollout.gradient_finite).sum().astype(dtype),
-        }
-        return device_mean(means, self.axis) | device_sum(counts, self.axis)
+        lost = (~rollout.gradient_finite).sum().astype(segment.reward.dtype)
+        return device_mean(means, self.axis) | {"non_finite_gradients": device_sum(lost, self.axis)}
 
 
 def descend_once(
